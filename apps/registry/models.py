@@ -1,0 +1,238 @@
+"""Who exists and who may: organizations, members, applications, keys, the audit log."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from django.conf import settings
+from django.core.validators import MaxValueValidator, MinValueValidator, RegexValidator
+from django.db import models
+from django.db.models.functions import Now
+
+
+class Permission(models.TextChoices):
+    """The eight permissions. A role or an API key holds a list of them."""
+
+    ORGANIZATION_READ = "organization.read"
+    ORGANIZATION_WRITE = "organization.write"
+    APPLICATION_READ = "application.read"
+    APPLICATION_WRITE = "application.write"
+    METRIC_READ = "metric.read"
+    TOKEN_READ = "token.read"
+    TOKEN_WRITE = "token.write"
+    WEBSOCKET_CONNECT = "websocket.connect"
+
+
+organization_name = RegexValidator(
+    r"\A[a-z0-9_]{3,30}\Z",
+    "Use 3 to 30 lowercase letters, digits and underscores.",
+)
+application_name = RegexValidator(
+    r"\A[a-z0-9_-]{3,256}\Z",
+    "Use 3 to 256 lowercase letters, digits, dashes and underscores.",
+)
+role_name = RegexValidator(
+    r"\A[a-zA-Z0-9_]{3,30}\Z", "Use 3 to 30 letters, digits and underscores."
+)
+
+
+def default_executor_timeout_secs() -> int:
+    return int(settings.CONDUCTOR_EXECUTOR_TIMEOUT_SECS)
+
+
+class Organization(models.Model):
+    """The tenant. Everything else belongs to exactly one."""
+
+    name = models.CharField(max_length=30, unique=True, validators=[organization_name])
+    created_at = models.DateTimeField(db_default=Now())
+    audit_log_retention_days = models.PositiveIntegerField(
+        default=90, validators=[MinValueValidator(7), MaxValueValidator(3650)]
+    )
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Role(models.Model):
+    """A named set of permissions; built in (no organization) or an organization's."""
+
+    ADMIN = "organization_admin"
+    MEMBER = "organization_member"
+
+    organization = models.ForeignKey(
+        Organization, models.CASCADE, null=True, blank=True, related_name="roles"
+    )
+    name = models.CharField(max_length=30, validators=[role_name])
+    permissions = models.JSONField(default=list)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["organization", "name"], name="role_name_once"
+            ),
+            models.UniqueConstraint(
+                fields=["name"],
+                condition=models.Q(organization=None),
+                name="builtin_role_name_once",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def is_builtin(self) -> bool:
+        return self.organization_id is None
+
+
+class Membership(models.Model):
+    """A person in an organization, with exactly one role there."""
+
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.CASCADE, related_name="memberships"
+    )
+    organization = models.ForeignKey(
+        Organization, models.CASCADE, related_name="memberships"
+    )
+    role = models.ForeignKey(Role, models.PROTECT, related_name="memberships")
+    created_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["user", "organization"], name="membership_once"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.user} in {self.organization}"
+
+
+class Invitation(models.Model):
+    """A one-time link into an organization. Only the hash of its secret is kept."""
+
+    organization = models.ForeignKey(
+        Organization, models.CASCADE, related_name="invitations"
+    )
+    role = models.ForeignKey(Role, models.PROTECT, related_name="invitations")
+    email = models.EmailField(blank=True)
+    secret_hash = models.CharField(max_length=64, unique=True)
+    created_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+"
+    )
+    created_at = models.DateTimeField(db_default=Now())
+    expires_at = models.DateTimeField()
+    accepted_at = models.DateTimeField(null=True, blank=True)
+    accepted_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+"
+    )
+    revoked_at = models.DateTimeField(null=True, blank=True)
+
+    def __str__(self) -> str:
+        return f"invitation to {self.organization}"
+
+    def is_open(self, now: datetime) -> bool:
+        return not (self.accepted_at or self.revoked_at) and now < self.expires_at
+
+
+class Application(models.Model):
+    """A registered DBOS application; its name equals the SDK's application name."""
+
+    organization = models.ForeignKey(
+        Organization, models.CASCADE, related_name="applications"
+    )
+    name = models.CharField(max_length=256, validators=[application_name])
+    created_at = models.DateTimeField(db_default=Now())
+    executor_timeout_secs = models.PositiveIntegerField(
+        default=default_executor_timeout_secs,
+        validators=[MinValueValidator(1), MaxValueValidator(86_400)],
+        help_text="How long a disconnected executor may take to come back.",
+    )
+    private_mode = models.BooleanField(
+        default=False, help_text="Keep nothing about this application's workflows."
+    )
+    store_payloads_days = models.PositiveIntegerField(null=True, blank=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["organization", "name"], name="application_name_once"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class ApiKey(models.Model):
+    """A `dbos_…` secret with permissions. Only its SHA-256 and look-up prefix remain."""
+
+    organization = models.ForeignKey(
+        Organization, models.CASCADE, related_name="api_keys"
+    )
+    name = models.CharField(max_length=100)
+    prefix = models.CharField(max_length=16, unique=True)
+    secret_hash = models.CharField(max_length=64)
+    permissions = models.JSONField(default=list)
+    all_applications = models.BooleanField(default=True)
+    applications = models.ManyToManyField(
+        Application, blank=True, related_name="api_keys"
+    )
+    created_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+"
+    )
+    created_at = models.DateTimeField(db_default=Now())
+    expires_at = models.DateTimeField(null=True, blank=True)
+    last_used_at = models.DateTimeField(null=True, blank=True)
+    revoked_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["organization", "name"], name="api_key_name_once"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+    def is_usable(self, now: datetime) -> bool:
+        return self.revoked_at is None and (
+            self.expires_at is None or now < self.expires_at
+        )
+
+
+class AuditEntry(models.Model):
+    """What was done or tried, by whom. Written with the change, never changed."""
+
+    class Outcome(models.TextChoices):
+        SUCCESS = "success"
+        FAILURE = "failure"
+        DENIED = "denied"
+
+    organization = models.ForeignKey(
+        Organization, models.CASCADE, related_name="audit_entries"
+    )
+    emitted_at = models.DateTimeField(db_default=Now())
+    operation = models.CharField(max_length=64)
+    outcome = models.CharField(
+        max_length=8, choices=Outcome.choices, default=Outcome.SUCCESS
+    )
+    subject_type = models.CharField(max_length=16)
+    subject_id = models.CharField(max_length=64, blank=True)
+    subject_display = models.CharField(max_length=254, blank=True)
+    target_type = models.CharField(max_length=32, blank=True)
+    target_id = models.CharField(max_length=512, blank=True)
+    source_ip = models.CharField(max_length=45, blank=True)
+    request_id = models.CharField(max_length=64, blank=True)
+    user_agent = models.CharField(max_length=256, blank=True)
+    details = models.JSONField(default=dict)
+
+    class Meta:
+        verbose_name_plural = "audit entries"
+        indexes = [
+            models.Index(fields=["organization", "-id"], name="audit_org_newest"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.operation} by {self.subject_display}"

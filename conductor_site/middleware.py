@@ -1,0 +1,79 @@
+"""Middleware of the whole site: security headers, and domain errors into HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from django.contrib import messages
+from django.core.exceptions import PermissionDenied
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import redirect
+
+from apps import errors
+
+CONTENT_SECURITY_POLICY = (
+    "default-src 'self'; img-src 'self' data:; style-src 'self'; script-src 'self'; "
+    "font-src 'self'; connect-src 'self'; frame-ancestors 'none'; base-uri 'self'; "
+    "form-action 'self'; object-src 'none'"
+)
+
+_STATUS: tuple[tuple[type[errors.ConductorError], int], ...] = (
+    (errors.InvalidInput, 422),
+    (errors.Conflict, 409),
+    (errors.NoHealthyExecutor, 503),
+    (errors.EveryExecutorFailed, 502),
+    (errors.ExecutorRefused, 502),
+    (errors.ConductorError, 500),
+)
+
+
+class SecurityHeadersMiddleware:
+    """Deny by default what a page may load: everything comes from this server."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        response = self.get_response(request)
+        if not request.path.startswith("/admin/"):
+            response.headers.setdefault(
+                "Content-Security-Policy", CONTENT_SECURITY_POLICY
+            )
+        return response
+
+
+class ErrorTranslationMiddleware:
+    """The one place where a domain error of a page becomes an HTTP answer."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        return self.get_response(request)
+
+    def process_exception(
+        self, request: HttpRequest, exception: Exception
+    ) -> HttpResponse | None:
+        if isinstance(exception, errors.NotFound):
+            raise Http404(exception.message) from exception
+        if isinstance(exception, errors.Forbidden):
+            raise PermissionDenied(exception.message) from exception
+        if isinstance(exception, errors.ConductorError):
+            status = next(s for kind, s in _STATUS if isinstance(exception, kind))
+            return _explain(request, exception.message, status)
+        return None
+
+
+def _explain(request: HttpRequest, message: str, status: int) -> HttpResponse:
+    """Say it in words: plain text for htmx (shown as a toast), else back with a note."""
+    referer = request.headers.get("Referer", "")
+    if (
+        request.method == "POST"
+        and not request.headers.get("HX-Request")
+        and referer.startswith(request.build_absolute_uri("/"))
+    ):
+        messages.error(request, message)
+        return redirect(referer)
+    return HttpResponse(
+        message, status=status, content_type="text/plain; charset=utf-8"
+    )

@@ -1,0 +1,288 @@
+"""Every setting of Conductor, read from the environment. See `.env.example`.
+
+Fails closed: a value that cannot be parsed, or an unsafe combination, stops the start.
+"""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlparse
+
+from django.core.exceptions import ImproperlyConfigured
+
+from conductor_site import env
+from conductor_site.logging import build_logging
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+
+# --- Mode and stores -------------------------------------------------------------
+DATABASE_URL = env.envsecret("DATABASE_URL", "")
+REDIS_URL = env.envsecret("REDIS_URL", "")
+if bool(DATABASE_URL) != bool(REDIS_URL):
+    missing = "REDIS_URL" if DATABASE_URL else "DATABASE_URL"
+    raise ImproperlyConfigured(
+        f"Services mode needs both DATABASE_URL and REDIS_URL; {missing} is not set. "
+        "Set neither for embedded mode."
+    )
+CONDUCTOR_EMBEDDED = not DATABASE_URL
+DATA_DIR = Path(env.envstr("CONDUCTOR_DATA_DIR", str(BASE_DIR / ".data"))).resolve()
+
+DEBUG = env.envbool("DEBUG", False)
+HOST = env.envstr("HOST", "127.0.0.1")
+PORT = env.envint("PORT", 8090)
+
+
+def _secret_key() -> str:
+    """SECRET_KEY of the environment; in embedded mode one made once and kept."""
+    given = env.envsecret("SECRET_KEY", "")
+    if given:
+        return given
+    if not CONDUCTOR_EMBEDDED:
+        raise ImproperlyConfigured(
+            "SECRET_KEY is not set. Services mode needs one that all processes share: "
+            'python -c "import secrets; print(secrets.token_urlsafe(50))"'
+        )
+    path = DATA_DIR / "secret_key"
+    DATA_DIR.mkdir(parents=True, exist_ok=True)
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            path.chmod(0o600)
+            file.write(secrets.token_urlsafe(50))
+    except FileExistsError:
+        pass
+    return path.read_text(encoding="utf-8").strip()
+
+
+SECRET_KEY = _secret_key()
+
+
+def _database() -> dict[str, Any]:
+    if CONDUCTOR_EMBEDDED:
+        DATA_DIR.mkdir(parents=True, exist_ok=True)
+        return {
+            "ENGINE": "django.db.backends.sqlite3",
+            "NAME": DATA_DIR / "conductor.sqlite3",
+            "OPTIONS": {
+                # Readers never wait for the writer, and a transaction that will write
+                # takes its lock at the start, where waiting for it is still possible.
+                "transaction_mode": "IMMEDIATE",
+                "timeout": 20,
+                "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
+            },
+        }
+    url = urlparse(DATABASE_URL)
+    if url.scheme not in {"postgres", "postgresql"}:
+        raise ImproperlyConfigured("DATABASE_URL must begin with postgres://")
+    return {
+        "ENGINE": "django.db.backends.postgresql",
+        "NAME": unquote(url.path.lstrip("/")),
+        "USER": unquote(url.username or ""),
+        "PASSWORD": unquote(url.password or ""),
+        "HOST": url.hostname or "",
+        "PORT": str(url.port or ""),
+        "CONN_MAX_AGE": 60,
+        "CONN_HEALTH_CHECKS": True,
+        "OPTIONS": {"connect_timeout": 5},
+    }
+
+
+DATABASES = {"default": _database()}
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+# --- Conductor -------------------------------------------------------------------
+CONDUCTOR_AUTH = env.envchoice("CONDUCTOR_AUTH", "password", ("password", "none"))
+CONDUCTOR_ALLOW_INSECURE = env.envbool("CONDUCTOR_ALLOW_INSECURE", False)
+CONDUCTOR_SIGNUP = env.envchoice(
+    "CONDUCTOR_SIGNUP", "open", ("open", "invite", "closed")
+)
+CONDUCTOR_EXECUTOR_TIMEOUT_SECS = env.envint("CONDUCTOR_EXECUTOR_TIMEOUT_SECS", 60)
+CONDUCTOR_SWEEP_SECS = env.envfloat("CONDUCTOR_SWEEP_SECS", 2.0)
+CONDUCTOR_SNAPSHOT_SECS = env.envfloat("CONDUCTOR_SNAPSHOT_SECS", 15.0)
+CONDUCTOR_METRICS_PERIOD_SECS = env.envint("CONDUCTOR_METRICS_PERIOD_SECS", 60)
+CONDUCTOR_MAX_MESSAGE_BYTES = env.envint("CONDUCTOR_MAX_MESSAGE_BYTES", 128 * 2**20)
+
+# --- Django ----------------------------------------------------------------------
+ALLOWED_HOSTS = env.envlist("ALLOWED_HOSTS", ["localhost", "127.0.0.1", "[::1]"])
+CSRF_TRUSTED_ORIGINS = env.envlist("CSRF_TRUSTED_ORIGINS", [])
+ROOT_URLCONF = "conductor_site.urls"
+ASGI_APPLICATION = "conductor_site.asgi.application"
+
+INSTALLED_APPS = [
+    "daphne",
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.humanize",
+    "django.contrib.messages",
+    "django.contrib.sessions",
+    "django.contrib.staticfiles",
+    "allauth",
+    "allauth.account",
+    "allauth.mfa",
+    "channels",
+    "django_htmx",
+    "conductor_site",
+    "apps.registry",
+    "apps.executors",
+    "apps.workflows",
+]
+
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "conductor_site.middleware.SecurityHeadersMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "allauth.account.middleware.AccountMiddleware",
+    "django_htmx.middleware.HtmxMiddleware",
+    "conductor_site.middleware.ErrorTranslationMiddleware",
+]
+if CONDUCTOR_AUTH == "none":
+    MIDDLEWARE.insert(-1, "apps.registry.middleware.LocalUserMiddleware")
+
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+                "conductor_site.context.console",
+            ],
+        },
+    }
+]
+
+# --- Accounts --------------------------------------------------------------------
+AUTHENTICATION_BACKENDS = [
+    "django.contrib.auth.backends.ModelBackend",
+    "allauth.account.auth_backends.AuthenticationBackend",
+]
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": f"django.contrib.auth.password_validation.{name}"}
+    for name in (
+        "UserAttributeSimilarityValidator",
+        "MinimumLengthValidator",
+        "CommonPasswordValidator",
+        "NumericPasswordValidator",
+    )
+]
+ACCOUNT_ADAPTER = "apps.registry.adapter.AccountAdapter"
+ACCOUNT_LOGIN_METHODS = {"email"}
+ACCOUNT_SIGNUP_FIELDS = ["email*", "password1*", "password2*"]
+ACCOUNT_EMAIL_VERIFICATION = env.envchoice(
+    "ACCOUNT_EMAIL_VERIFICATION",
+    "mandatory" if env.envstr("EMAIL_HOST", "") else "optional",
+    ("mandatory", "optional", "none"),
+)
+ACCOUNT_PREVENT_ENUMERATION = True
+ACCOUNT_SESSION_REMEMBER = True
+MFA_SUPPORTED_TYPES = ["totp", "recovery_codes"]
+MFA_TOTP_ISSUER = "Conductor"
+LOGIN_URL = "account_login"
+LOGIN_REDIRECT_URL = "registry:organization_home"
+ACCOUNT_LOGOUT_REDIRECT_URL = "landing"
+
+EMAIL_HOST = env.envstr("EMAIL_HOST", "")
+EMAIL_BACKEND = (
+    "django.core.mail.backends.smtp.EmailBackend"
+    if EMAIL_HOST
+    else "django.core.mail.backends.console.EmailBackend"
+)
+EMAIL_PORT = env.envint("EMAIL_PORT", 587)
+EMAIL_HOST_USER = env.envstr("EMAIL_HOST_USER", "")
+EMAIL_HOST_PASSWORD = env.envsecret("EMAIL_HOST_PASSWORD", "")
+EMAIL_USE_TLS = env.envbool("EMAIL_USE_TLS", True)
+EMAIL_TIMEOUT = 10
+DEFAULT_FROM_EMAIL = env.envstr("DEFAULT_FROM_EMAIL", "conductor@localhost")
+
+# --- Cookies and transport -------------------------------------------------------
+# Behind TLS (the usual production) set CONDUCTOR_HTTPS=1.
+CONDUCTOR_HTTPS = env.envbool("CONDUCTOR_HTTPS", False)
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = CONDUCTOR_HTTPS
+SESSION_COOKIE_NAME = "conductor_session"
+CSRF_COOKIE_NAME = "conductor_csrf"
+SECURE_HSTS_SECONDS = 31_536_000 if CONDUCTOR_HTTPS else 0
+SECURE_PROXY_SSL_HEADER = (
+    ("HTTP_X_FORWARDED_PROTO", "https") if CONDUCTOR_HTTPS else None
+)
+SECURE_REFERRER_POLICY = "same-origin"
+X_FRAME_OPTIONS = "DENY"
+# Headroom over the longest form: one thousand ticked workflow ids.
+DATA_UPLOAD_MAX_NUMBER_FIELDS = 2_000
+
+# --- Static files ----------------------------------------------------------------
+STATIC_URL = "/static/"
+STATICFILES_DIRS = [BASE_DIR / "static"]
+STATIC_ROOT = BASE_DIR / "staticfiles"
+# Served from where they lie: no collectstatic step stands between clone and start.
+WHITENOISE_USE_FINDERS = True
+WHITENOISE_AUTOREFRESH = DEBUG
+
+LANGUAGE_CODE = "en"
+TIME_ZONE = "UTC"
+USE_TZ = True
+USE_I18N = False
+
+# --- Channels and Celery ---------------------------------------------------------
+# Layers carry hints to browsers only (design: the hop between processes).
+CHANNEL_LAYERS: dict[str, dict[str, Any]] = (
+    {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}
+    if CONDUCTOR_EMBEDDED
+    else {
+        "default": {
+            "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
+            # redis-py 8 times idle reads out after 5 s unless told otherwise.
+            "CONFIG": {"hosts": [{"address": REDIS_URL, "socket_timeout": None}]},
+        }
+    }
+)
+
+CELERY_BROKER_URL = "memory://" if CONDUCTOR_EMBEDDED else REDIS_URL
+CELERY_BROKER_TRANSPORT_OPTIONS: dict[str, Any] = (
+    # kombu's default makes every in-process task wait up to a second.
+    {"polling_interval": 0.02}
+    if CONDUCTOR_EMBEDDED
+    else {"socket_keepalive": True, "socket_timeout": 30, "health_check_interval": 10}
+)
+CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+CELERY_BROKER_CONNECTION_MAX_RETRIES = None
+CELERY_TASK_IGNORE_RESULT = True
+CELERY_TASK_DEFAULT_QUEUE = "conductor"
+CELERY_WORKER_HIJACK_ROOT_LOGGER = False
+CELERY_WORKER_PREFETCH_MULTIPLIER = 1
+CELERY_WORKER_SEND_TASK_EVENTS = False
+CELERY_BEAT_SCHEDULER = "celery.beat:Scheduler"
+CELERY_BEAT_MAX_LOOP_INTERVAL = 1
+CELERY_TIMEZONE = "UTC"
+
+
+def _every(seconds: float) -> dict[str, Any]:
+    """A beat entry whose messages die when the next one is due, so that an outage of
+    the workers leaves no backlog behind."""
+    return {"schedule": seconds, "options": {"expires": max(seconds, 1.0)}}
+
+
+CELERY_BEAT_SCHEDULE: dict[str, dict[str, Any]] = {
+    "sweep-executors": {
+        "task": "executors.sweep",
+        **_every(CONDUCTOR_SWEEP_SECS),
+    },
+    "sync-snapshots": {
+        "task": "workflows.sync_snapshots",
+        **_every(CONDUCTOR_SNAPSHOT_SECS),
+    },
+}
+
+LOGGING = build_logging(
+    level=env.envstr("LOG_LEVEL", "INFO"), log_format=env.envstr("LOG_FORMAT", "text")
+)

@@ -1,0 +1,25 @@
+"""Every URL of the site. The pages of a thing live in the app that owns the thing."""
+
+from __future__ import annotations
+
+from django.contrib import admin
+from django.urls import include, path, register_converter
+
+from apps.htmx import OpaqueConverter
+from conductor_site import views
+
+register_converter(OpaqueConverter, "opaque")
+
+urlpatterns = [
+    path("", views.landing, name="landing"),
+    path("healthz", views.healthz, name="healthz"),
+    path("accounts/", include("allauth.urls")),
+    path("admin/", admin.site.urls),
+    path("", include("apps.registry.urls")),
+    path("", include("apps.executors.urls")),
+    path("", include("apps.workflows.urls")),
+]
+
+handler403 = "conductor_site.views.error_403"
+handler404 = "conductor_site.views.error_404"
+handler500 = "conductor_site.views.error_500"
