@@ -56,7 +56,7 @@ class Executor(models.Model):
         max_length=12, choices=State.choices, default=State.HEALTHY
     )
     # The open socket: which one, in which server process. Fences late news of old ones.
-    connection_id = models.CharField(max_length=36, blank=True)
+    connection_id = models.CharField(max_length=36, blank=True, db_index=True)
     instance_id = models.CharField(max_length=36, blank=True)
     api_key = models.ForeignKey(
         ApiKey, models.SET_NULL, null=True, blank=True, related_name="+"
@@ -140,6 +140,9 @@ class Recovery(models.Model):
         indexes = [
             models.Index(fields=["state", "next_try_at"], name="recovery_due"),
             models.Index(fields=["application", "-id"], name="recovery_newest"),
+            models.Index(
+                fields=["application", "executor_id"], name="recovery_by_executor"
+            ),
         ]
 
     def __str__(self) -> str:

@@ -1,0 +1,199 @@
+"""Who may open an executor socket. Decided before the handshake, cheaply.
+
+Executors retry a refusal every second for ever, so both verdicts are remembered for a
+few seconds and a refusal is counted in memory, to be written in batches.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime
+
+from django.conf import settings
+from django.db import close_old_connections, transaction
+from django.db.models import F
+from django.db.models.functions import Now
+
+from apps.executors import clock
+from apps.executors.models import RejectedConnection
+from apps.registry import keys
+from apps.registry.models import ApiKey, Application, Permission
+
+REMEMBER_SECS = 5.0
+REMEMBER_LIMIT = 20_000
+MAX_KEY_CHARS = 200
+MAX_NAME_CHARS = 256
+# Distinct rejections kept per organization; the oldest go first.
+REJECTIONS_LIMIT = 1_000
+
+Reason = RejectedConnection.Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    application_id: int
+    api_key_id: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """An HTTP status and the sentence that the SDK will print in its own log."""
+
+    status: int
+    detail: str
+    reason: str = ""
+    organization_id: int | None = None
+    api_key_id: int | None = None
+    key_prefix: str = ""
+
+    def body(self) -> bytes:
+        """RFC 9457 problem. Short, UTF-8 and JSON: anything else harms old SDKs."""
+        titles = {401: "Unauthorized", 403: "Forbidden", 404: "Not Found"}
+        return json.dumps(
+            {
+                "title": titles.get(self.status, "Service Unavailable"),
+                "status": self.status,
+                "detail": self.detail,
+            }
+        ).encode()
+
+
+Verdict = Admitted | Refused
+
+_remembered: dict[tuple[str, str], tuple[float, asyncio.Future[Verdict]]] = {}
+_threads = ThreadPoolExecutor(2, thread_name_prefix="admission-db")
+_rejections: dict[tuple[int, str, str, str], tuple[Refused, int, str]] = {}
+
+
+async def admit(application_name: str, secret: str, *, remote_ip: str) -> Verdict:
+    """Decide about one attempt. One query per key and name in `REMEMBER_SECS`."""
+    if len(secret) > MAX_KEY_CHARS or len(application_name) > MAX_NAME_CHARS:
+        return Refused(401, "The API key or application name is too long.")
+    key = (hashlib.sha256(secret.encode()).hexdigest(), application_name)
+    now = time.monotonic()
+    entry = _remembered.get(key)
+    if entry is None or now - entry[0] > REMEMBER_SECS:
+        if len(_remembered) >= REMEMBER_LIMIT:
+            _remembered.clear()
+        loop = asyncio.get_running_loop()
+        entry = (now, loop.run_in_executor(_threads, _judge, application_name, secret))
+        _remembered[key] = entry
+    try:
+        verdict = await asyncio.shield(entry[1])
+    except Exception:
+        _remembered.pop(key, None)
+        raise
+    if isinstance(verdict, Refused):
+        _count(verdict, application_name, remote_ip)
+    return verdict
+
+
+def _judge(application_name: str, secret: str) -> Verdict:
+    close_old_connections()
+    if settings.CONDUCTOR_AUTH == "none":
+        return _judge_without_keys(application_name)
+    key = keys.find_by_secret(secret)
+    if key is None:
+        return Refused(
+            401, "Unknown API key. Check the conductor key of this process.", "bad_key"
+        )
+    return _judge_key(key, application_name, clock.now())
+
+
+def _judge_without_keys(application_name: str) -> Verdict:
+    application = Application.objects.filter(
+        organization__name="local", name=application_name
+    ).first()
+    if application is None:
+        return Refused(404, f"No application named {application_name!r}. Register it.")
+    return Admitted(application.pk, None)
+
+
+def _judge_key(key: ApiKey, application_name: str, now: datetime) -> Verdict:
+    def refuse(status: int, reason: Reason, detail: str) -> Refused:
+        return Refused(status, detail, reason, key.organization_id, key.pk, key.prefix)
+
+    if key.revoked_at is not None:
+        return refuse(401, Reason.REVOKED_KEY, f"API key {key.name!r} was revoked.")
+    if not key.is_usable(now):
+        return refuse(401, Reason.EXPIRED_KEY, f"API key {key.name!r} has expired.")
+    if Permission.WEBSOCKET_CONNECT not in key.permissions:
+        return refuse(
+            403,
+            Reason.MISSING_PERMISSION,
+            f"API key {key.name!r} lacks the permission websocket.connect.",
+        )
+    application = Application.objects.filter(
+        organization_id=key.organization_id, name=application_name
+    ).first()
+    if application is None:
+        return refuse(
+            404,
+            Reason.UNKNOWN_APPLICATION,
+            f"No application named {application_name!r}. Register it in the console.",
+        )
+    if not (
+        key.all_applications or key.applications.filter(pk=application.pk).exists()
+    ):
+        return refuse(
+            403,
+            Reason.WRONG_APPLICATION,
+            f"API key {key.name!r} is not for application {application_name!r}.",
+        )
+    return Admitted(application.pk, key.pk)
+
+
+def _count(refused: Refused, application_name: str, remote_ip: str) -> None:
+    if refused.organization_id is None:
+        return
+    key = (
+        refused.organization_id,
+        application_name,
+        refused.key_prefix,
+        refused.reason,
+    )
+    _, count, _ = _rejections.get(key, (refused, 0, ""))
+    if count or len(_rejections) < REJECTIONS_LIMIT:
+        _rejections[key] = (refused, count + 1, remote_ip)
+
+
+def flush_rejections() -> None:
+    """Write what was counted since the last call; called by the instance's beat."""
+    batch = dict(_rejections)
+    for key in batch:
+        _rejections.pop(key, None)
+    if not batch:
+        return
+    organizations = {key[0] for key in batch}
+    with transaction.atomic():
+        for (organization_id, name, prefix, reason), (refused, n, ip) in batch.items():
+            row, _ = RejectedConnection.objects.get_or_create(
+                organization_id=organization_id,
+                application_name=name,
+                key_prefix=prefix,
+                reason=reason,
+                defaults={
+                    "status": refused.status,
+                    "first_seen_at": clock.now(),
+                    "last_seen_at": clock.now(),
+                },
+            )
+            RejectedConnection.objects.filter(pk=row.pk).update(
+                count=F("count") + n,
+                last_seen_at=Now(),
+                remote_ip=ip,
+                api_key_id=refused.api_key_id,
+            )
+        for organization_id in organizations:
+            _prune(organization_id)
+
+
+def _prune(organization_id: int) -> None:
+    rows = RejectedConnection.objects.filter(organization_id=organization_id)
+    surplus = rows.order_by("-last_seen_at").values_list("pk", flat=True)
+    rows.filter(pk__in=list(surplus[REJECTIONS_LIMIT : 2 * REJECTIONS_LIMIT])).delete()

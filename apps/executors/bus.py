@@ -1,0 +1,233 @@
+"""The hop between processes: a request to the process that holds the socket.
+
+In one process (embedded) it is a function call. In services mode it is raw Redis
+pub/sub: `PUBLISH` tells how many received it, so an owner that is gone fails at once
+instead of by timeout. Bodies are relayed unread; one larger than `INLINE_BYTES` goes
+through a Redis list in pieces, because pub/sub cuts a subscriber off that lags by
+32 MB. Source: docs/adr/0001.
+
+A message is one line of JSON (the header), a newline, and the body.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import uuid
+from collections.abc import Coroutine
+from typing import Any
+
+import redis.asyncio as redis
+from django.conf import settings
+from redis.exceptions import RedisError
+
+from apps.executors import sockets
+from apps.executors.sockets import Lost, NotSent, TimedOut
+
+logger = logging.getLogger(__name__)
+
+INLINE_BYTES = 256 * 1024
+PIECE_BYTES = 1024 * 1024
+PIECES_LIVE_SECS = 120
+# An answer travels back after the owner's own time limit; this is its travel time.
+GRACE_SECS = 2.0
+CONNECT_SECS = 3.0
+
+_OUTCOMES: dict[str, type[Exception]] = {
+    "not_sent": NotSent,
+    "lost": Lost,
+    "timed_out": TimedOut,
+}
+_NAMES = {kind: name for name, kind in _OUTCOMES.items()}
+
+
+class Bus:
+    """One process' end. `address` names it; a server process uses its instance id."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self._redis: redis.Redis | None = None
+        self._listener: asyncio.Task[None] | None = None
+        self._listening = asyncio.Event()
+        self._answers: dict[str, asyncio.Future[str]] = {}
+        # asyncio keeps only weak references to tasks.
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def start(self) -> None:
+        if settings.CONDUCTOR_EMBEDDED:
+            return
+        self._redis = redis.Redis.from_url(
+            settings.REDIS_URL,
+            socket_timeout=None,
+            socket_connect_timeout=CONNECT_SECS,
+            socket_keepalive=True,
+            max_connections=64,
+        )
+        self._listener = asyncio.create_task(self._listen())
+
+    async def stop(self) -> None:
+        if self._listener is not None:
+            self._listener.cancel()
+            await asyncio.gather(self._listener, return_exceptions=True)
+        if self._redis is not None:
+            await self._redis.aclose()
+
+    async def ask(
+        self,
+        *,
+        instance_id: str,
+        connection_id: str,
+        request_id: str,
+        text: str,
+        timeout_s: float,
+    ) -> str:
+        """Ask over a socket, wherever it is. Raises: NotSent, Lost, TimedOut."""
+        if connection_id in sockets.open_sockets or self._redis is None:
+            return await sockets.ask(
+                connection_id, text, request_id=request_id, timeout_s=timeout_s
+            )
+        header = {
+            "connection_id": connection_id,
+            "request_id": request_id,
+            "timeout_s": timeout_s,
+            "reply_to": self.address,
+        }
+        answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._answers[request_id] = answer
+        try:
+            async with asyncio.timeout(timeout_s + GRACE_SECS):
+                try:
+                    await asyncio.wait_for(self._listening.wait(), CONNECT_SECS)
+                    received = await self._publish(instance_id, header, text)
+                except (RedisError, OSError, TimeoutError) as exc:
+                    raise NotSent from exc
+                if not received:
+                    raise NotSent
+                return await answer
+        except TimeoutError:
+            raise TimedOut from None
+        finally:
+            self._answers.pop(request_id, None)
+
+    async def _publish(self, to: str, header: dict[str, Any], body: str) -> int:
+        assert self._redis is not None
+        data = body.encode()
+        if len(data) > INLINE_BYTES:
+            key = f"conductor:body:{uuid.uuid4()}"
+            for start in range(0, len(data), PIECE_BYTES):
+                await self._redis.rpush(key, data[start : start + PIECE_BYTES])
+                await self._redis.expire(key, PIECES_LIVE_SECS)
+            header, data = {**header, "body_key": key}, b""
+        message = json.dumps(header).encode() + b"\n" + data
+        received: int = await self._redis.publish(f"conductor:to:{to}", message)
+        return received
+
+    async def _collect(self, header: dict[str, Any], data: bytes) -> str:
+        key = header.get("body_key")
+        if key is None:
+            return data.decode()
+        assert self._redis is not None
+        pieces: list[bytes] = []
+        while (piece := await self._redis.lpop(key)) is not None:
+            pieces.append(piece)
+        return b"".join(pieces).decode()
+
+    async def _listen(self) -> None:
+        """Receive until cancelled; subscribe anew whenever the connection breaks."""
+        assert self._redis is not None
+        while True:
+            try:
+                async with self._redis.pubsub() as pubsub:
+                    await pubsub.subscribe(f"conductor:to:{self.address}")
+                    async for message in pubsub.listen():
+                        if message["type"] == "subscribe":
+                            self._listening.set()
+                        elif message["type"] == "message":
+                            self._received(message["data"])
+            except (RedisError, OSError) as exc:
+                logger.warning("bus lost Redis; retrying", extra={"error": str(exc)})
+            self._listening.clear()
+            await asyncio.sleep(0.5)
+
+    def _received(self, data: bytes) -> None:
+        head, _, body = data.partition(b"\n")
+        try:
+            header = json.loads(head)
+        except ValueError:
+            logger.warning("bus message without a header")
+            return
+        if "outcome" in header:
+            self._received_answer(header, body)
+        else:
+            self._spawn(self._serve(header, body))
+
+    def _received_answer(self, header: dict[str, Any], body: bytes) -> None:
+        answer = self._answers.get(header["request_id"])
+        if answer is None or answer.done():
+            return
+        if header["outcome"] != "ok":
+            answer.set_exception(_OUTCOMES[header["outcome"]]())
+        elif "body_key" in header:
+            self._spawn(self._resolve(answer, header, body))
+        else:
+            answer.set_result(body.decode())
+
+    async def _resolve(
+        self, answer: asyncio.Future[str], header: dict[str, Any], body: bytes
+    ) -> None:
+        text = await self._collect(header, body)
+        if not answer.done():
+            answer.set_result(text)
+
+    async def _serve(self, header: dict[str, Any], body: bytes) -> None:
+        """Another process asks over one of our sockets."""
+        reply = {"request_id": header["request_id"], "outcome": "ok"}
+        text = ""
+        try:
+            text = await sockets.ask(
+                header["connection_id"],
+                await self._collect(header, body),
+                request_id=header["request_id"],
+                timeout_s=float(header["timeout_s"]),
+            )
+        except (NotSent, Lost, TimedOut) as exc:
+            reply["outcome"] = _NAMES[type(exc)]
+        try:
+            await self._publish(header["reply_to"], reply, text)
+        except (RedisError, OSError) as exc:
+            logger.warning("bus could not answer", extra={"error": str(exc)})
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+_bus: Bus | None = None
+_bus_loop: asyncio.AbstractEventLoop | None = None
+
+
+async def current() -> Bus:
+    """Return this process' bus, starting it where only asking is needed (a worker)."""
+    global _bus, _bus_loop
+    loop = asyncio.get_running_loop()
+    if _bus is None or _bus_loop is not loop:
+        _bus, _bus_loop = Bus(str(uuid.uuid4())), loop
+        await _bus.start()
+    return _bus
+
+
+async def open_as(address: str) -> Bus:
+    """Open this process' bus under an instance's address (a server process)."""
+    global _bus, _bus_loop
+    _bus, _bus_loop = Bus(address), asyncio.get_running_loop()
+    await _bus.start()
+    return _bus
+
+
+async def close() -> None:
+    global _bus, _bus_loop
+    if _bus is not None:
+        await _bus.stop()
+    _bus = _bus_loop = None

@@ -1,0 +1,148 @@
+"""The executor's socket. Thin: a frame goes in, a call goes out, nothing waits here."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from typing import Any
+
+from channels.generic.websocket import AsyncWebsocketConsumer
+
+from apps import errors
+from apps.executors import admission, runtime
+from apps.executors.admission import Refused
+from apps.executors.presence import Registration
+from apps.executors.protocol import codec
+from apps.executors.protocol.messages import ExecutorInfo
+from apps.executors.sockets import Socket
+
+logger = logging.getLogger(__name__)
+
+INTRODUCTION_SECS = 20.0
+POLICY_VIOLATION = 1008
+TRY_AGAIN_LATER = 1013
+_UNKNOWN_PEER = codec.Peer(None, None)
+
+
+class _RefusingConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]
+    # Executor sockets need no channel of their own: see docs/adr/0001.
+    channel_layer_alias = "none"
+
+    async def refuse(self, refused: Refused) -> None:
+        """Answer the handshake with an HTTP status and a problem body."""
+        if "websocket.http.response" not in (self.scope.get("extensions") or {}):
+            await self.close()
+            return
+        body = refused.body()
+        headers = [
+            (b"content-type", b"application/problem+json"),
+            (b"content-length", str(len(body)).encode()),
+        ]
+        await self.send_raw(
+            "websocket.http.response.start", status=refused.status, headers=headers
+        )
+        await self.send_raw("websocket.http.response.body", body=body)
+
+    async def send_raw(self, kind: str, **fields: Any) -> None:
+        await self.base_send({"type": kind, **fields})
+
+
+class ExecutorConsumer(_RefusingConsumer):
+    """One executor process, from handshake to disconnect."""
+
+    socket: Socket | None = None
+    introduction: asyncio.Task[None] | None = None
+
+    async def connect(self) -> None:
+        route = self.scope["url_route"]["kwargs"]
+        remote_ip = (self.scope.get("client") or ("", 0))[0]
+        try:
+            verdict = await admission.admit(
+                route["application_name"], route["secret"], remote_ip=remote_ip
+            )
+        except Exception:
+            logger.exception("admission failed")
+            verdict = Refused(
+                503, "Conductor cannot reach its database. Retrying helps."
+            )
+        if isinstance(verdict, Refused):
+            await self.refuse(verdict)
+            return
+        self.socket = Socket(
+            connection_id=str(uuid.uuid4()),
+            application_id=verdict.application_id,
+            api_key_id=verdict.api_key_id,
+            send=self._send_text,
+            close=self._close,
+        )
+        await self.accept()
+        self.introduction = runtime.spawn(self._introduce(self.socket, remote_ip))
+
+    async def _introduce(self, socket: Socket, remote_ip: str) -> None:
+        """Ask who is there, then register. The only source of the executor's id."""
+        request_id = str(uuid.uuid4())
+        request = ExecutorInfo()
+        try:
+            text = await socket.ask(
+                codec.encode(request, request_id, _UNKNOWN_PEER),
+                request_id=request_id,
+                timeout_s=INTRODUCTION_SECS,
+            )
+            info = codec.parse_reply(request, text)
+        except errors.ProtocolError:
+            await self._close(POLICY_VIOLATION, "executor_info was not readable")
+            return
+        except Exception:  # gone, silent, or sending failed: it will come again
+            await self._close(TRY_AGAIN_LATER, "no answer to executor_info")
+            return
+        if not info.executor_id or len(info.executor_id) > 255:
+            await self._close(POLICY_VIOLATION, "executor_info without executor_id")
+            return
+        runtime.register(
+            socket,
+            Registration(
+                connection_id=socket.connection_id,
+                application_id=socket.application_id,
+                executor_id=info.executor_id,
+                application_version=(info.application_version or "")[:255],
+                hostname=(info.hostname or "")[:255],
+                language=(info.language or "")[:32],
+                dbos_version=(info.dbos_version or "")[:64],
+                metadata=info.executor_metadata or {},
+                api_key_id=socket.api_key_id,
+                remote_ip=remote_ip,
+            ),
+        )
+
+    async def receive(
+        self, text_data: str | None = None, bytes_data: bytes | None = None
+    ) -> None:
+        if self.socket is not None and text_data is not None:
+            self.socket.deliver(text_data)
+        # No SDK sends binary frames; one that comes is dropped, not answered.
+
+    async def disconnect(self, code: int) -> None:
+        if self.introduction is not None:
+            self.introduction.cancel()
+        if self.socket is not None:
+            self.socket.closed()
+            runtime.unregister(self.socket)
+
+    async def _send_text(self, text: str) -> None:
+        await self.send(text_data=text)
+
+    async def _close(self, code: int, reason: str) -> None:
+        try:
+            await self.close(code=code, reason=reason)
+        except Exception:  # closing what is closed already differs between servers
+            logger.debug("socket was closed already")
+
+
+class UnknownPathConsumer(_RefusingConsumer):
+    """Any other websocket path."""
+
+    async def connect(self) -> None:
+        await self.refuse(
+            Refused(404, "Executors connect to …/websocket/<application>/<key>.")
+        )

@@ -1,0 +1,283 @@
+"""Asking an executor: the only way to talk to one.
+
+`ask` picks a healthy executor of the application, has the request sent by the process
+that holds its socket, and returns the typed reply. Reads and idempotent commands go to
+the next executor when one fails or hangs; everything else is sent at most once.
+Identical reads asked at the same time share one answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+import time
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from django.db import close_old_connections
+
+from apps import errors
+from apps.executors import bus, loops
+from apps.executors.models import Executor
+from apps.executors.protocol import codec
+from apps.executors.protocol.messages import Request
+from apps.executors.sockets import Lost, NotSent, TimedOut
+from apps.registry.models import Application
+
+DEFAULT_TIMEOUT_S = 25.0
+MAX_TRIES = 3
+# Who is healthy is remembered this long, so that a burst of questions costs one query.
+# A wrong memory costs one refused hop: the sockets' owner knows better.
+DIRECTORY_SECS = 1.0
+# Above this size a reply is parsed off the event loop.
+PARSE_INLINE_CHARS = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A healthy executor as the gateway sees it."""
+
+    executor_id: str
+    application_version: str
+    connection_id: str
+    instance_id: str
+    peer: codec.Peer
+
+
+_directory: dict[int, tuple[float, list[Target]]] = {}
+_directory_lock = threading.Lock()
+_joined: dict[Any, asyncio.Task[tuple[str, Target, Any]]] = {}
+_database_threads = ThreadPoolExecutor(4, thread_name_prefix="gateway-db")
+
+
+def ask(
+    application: Application,
+    request: Request,
+    *,
+    timeout_s: float = DEFAULT_TIMEOUT_S,
+    executor_id: str | None = None,
+    application_version: str | None = None,
+) -> Any:
+    """Ask one executor and return the request's `Reply`; for threads.
+
+    Raises: NoHealthyExecutor, EveryExecutorFailed, ExecutorTimeout, ExecutorRefused,
+    UnsupportedByExecutor.
+    """
+    targets = _choose(application, executor_id, application_version)
+    text, _, sent = loops.run(
+        _ask_any(application.pk, targets, request, timeout_s),
+        timeout_s=timeout_s + 10,
+    )
+    return _parse(sent, text)
+
+
+async def aask(
+    application: Application,
+    request: Request,
+    *,
+    timeout_s: float = DEFAULT_TIMEOUT_S,
+    executor_id: str | None = None,
+    application_version: str | None = None,
+) -> Any:
+    """`ask`, for coroutines on any event loop."""
+    targets = _remembered(application, executor_id, application_version)
+    if targets is None:
+        targets = await asyncio.get_running_loop().run_in_executor(
+            _database_threads,
+            _choose_in_thread,
+            application,
+            executor_id,
+            application_version,
+        )
+    coroutine = _ask_any(application.pk, targets, request, timeout_s)
+    if loops.get() is asyncio.get_running_loop():
+        text, _, sent = await coroutine
+    else:
+        future = asyncio.run_coroutine_threadsafe(coroutine, loops.get())
+        text, _, sent = await asyncio.wrap_future(future)
+    if len(text) > PARSE_INLINE_CHARS:
+        return await asyncio.to_thread(_parse, sent, text)
+    return _parse(sent, text)
+
+
+def healthy_targets(application: Application) -> list[Target]:
+    """Return the application's healthy executors, asked of the database now."""
+    rows = Executor.objects.filter(
+        application=application, state=Executor.State.HEALTHY
+    ).values_list(
+        "executor_id",
+        "application_version",
+        "connection_id",
+        "instance_id",
+        "language",
+        "dbos_version",
+    )[:1000]
+    targets = [
+        Target(
+            row[0], row[1], row[2], row[3], codec.Peer(row[4] or None, row[5] or None)
+        )
+        for row in rows
+    ]
+    with _directory_lock:
+        if len(_directory) > 10_000:
+            _directory.clear()
+        _directory[application.pk] = (time.monotonic(), targets)
+    return targets
+
+
+def forget(application_id: int) -> None:
+    """Look the application's executors up anew at the next question."""
+    with _directory_lock:
+        _directory.pop(application_id, None)
+
+
+def _remembered(
+    application: Application, executor_id: str | None, version: str | None
+) -> list[Target] | None:
+    with _directory_lock:
+        entry = _directory.get(application.pk)
+    if entry is None or time.monotonic() - entry[0] > DIRECTORY_SECS:
+        return None
+    return _fitting(entry[1], executor_id, version) or None
+
+
+def _choose(
+    application: Application, executor_id: str | None, version: str | None
+) -> list[Target]:
+    targets = _remembered(application, executor_id, version)
+    if targets is None:
+        targets = _fitting(healthy_targets(application), executor_id, version)
+    if not targets:
+        raise errors.NoHealthyExecutor(
+            _nobody(application, executor_id, version), application=application.name
+        )
+    return targets
+
+
+def _choose_in_thread(
+    application: Application, executor_id: str | None, version: str | None
+) -> list[Target]:
+    close_old_connections()
+    return _choose(application, executor_id, version)
+
+
+def _fitting(
+    targets: list[Target], executor_id: str | None, version: str | None
+) -> list[Target]:
+    fitting = [
+        target
+        for target in targets
+        if executor_id in (None, target.executor_id)
+        and version in (None, target.application_version)
+    ]
+    if len(fitting) <= MAX_TRIES:
+        random.shuffle(fitting)
+        return fitting
+    return random.sample(fitting, MAX_TRIES)
+
+
+def _nobody(
+    application: Application, executor_id: str | None, version: str | None
+) -> str:
+    if executor_id is not None:
+        return f"Executor {executor_id} of {application.name} is not connected."
+    if version is not None:
+        return f"No healthy executor of {application.name} runs version {version}."
+    return f"No executor of {application.name} is connected."
+
+
+async def _ask_any(
+    application_id: int, targets: list[Target], request: Request, timeout_s: float
+) -> tuple[str, Target, Request]:
+    """Share the answer with whoever asks the same at the same time."""
+    if not request.read_only:
+        return await _try_each(application_id, targets, request, timeout_s)
+    # Only questions that any of these executors may answer are the same question.
+    key = (application_id, frozenset(t.application_version for t in targets), request)
+    if len(targets) == 1:
+        key = (application_id, targets[0].connection_id, request)  # type: ignore[assignment]
+    try:
+        running = _joined.get(key)
+    except TypeError:  # a request holding a dict cannot be compared by hash
+        return await _try_each(application_id, targets, request, timeout_s)
+    if running is None:
+        running = asyncio.create_task(
+            _try_each(application_id, targets, request, timeout_s)
+        )
+        _joined[key] = running
+        running.add_done_callback(lambda _: _joined.pop(key, None))
+    return await asyncio.shield(running)
+
+
+async def _try_each(
+    application_id: int, targets: list[Target], request: Request, timeout_s: float
+) -> tuple[str, Target, Request]:
+    deadline = time.monotonic() + timeout_s
+    timed_out = False
+    may_repeat = request.read_only or request.idempotent
+    for index, target in enumerate(targets):
+        left = deadline - time.monotonic()
+        if left <= 0:
+            break
+        # Leave time for another executor where one may be asked.
+        is_last = index == len(targets) - 1
+        limit = left if is_last or not may_repeat else left / 2
+        try:
+            return await _ask_target(target, request, limit)
+        except NotSent:
+            forget(application_id)
+        except (Lost, TimedOut) as exc:
+            timed_out = isinstance(exc, TimedOut)
+            forget(application_id)
+            if not may_repeat:
+                break
+    if timed_out:
+        raise errors.ExecutorTimeout(
+            f"No answer within {timeout_s:g} s. The executor may still be working on it."
+        )
+    raise errors.EveryExecutorFailed(
+        "The executor disconnected before it answered. Try again."
+    )
+
+
+async def _ask_target(
+    target: Target, request: Request, timeout_s: float
+) -> tuple[str, Target, Request]:
+    """Send the request, as the several messages that an old SDK may need; return the
+    first answer that is an error, else the last one."""
+    process_bus = await bus.current()
+    deadline = time.monotonic() + timeout_s
+    text = ""
+    part = request
+    for part in codec.split(request, target.peer):
+        request_id = str(uuid.uuid4())
+        text = await process_bus.ask(
+            instance_id=target.instance_id,
+            connection_id=target.connection_id,
+            request_id=request_id,
+            text=codec.encode(part, request_id, target.peer),
+            timeout_s=max(deadline - time.monotonic(), 0.1),
+        )
+        if len(text) < PARSE_INLINE_CHARS and _failed(part, text):
+            break
+    return text, target, part
+
+
+def _failed(request: Request, text: str) -> bool:
+    return bool(codec.parse_reply(request, text).error_message)
+
+
+def _parse(request: Request, text: str) -> Any:
+    reply = codec.parse_reply(request, text)
+    if codec.is_unknown_type(reply):
+        raise errors.UnsupportedByExecutor(
+            f"This executor's SDK does not know {request.type}. Upgrade it."
+        )
+    if reply.error_message:
+        raise errors.ExecutorRefused(codec.error_summary(reply.error_message))
+    if getattr(reply, "success", True) is False:
+        raise errors.ExecutorRefused("The executor refused and gave no reason.")
+    return reply

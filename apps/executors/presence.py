@@ -1,0 +1,339 @@
+"""Presence: every transition of an executor's state, each one compare-and-set.
+
+`HEALTHY → DISCONNECTED → DEAD`, and back to HEALTHY by registering. All of these are
+safe to run twice, late, and in any number of processes. Source: design of an
+executor's life; docs/adr/0002 (the fence) and 0003 (the clock and outages).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from django.db import transaction
+from django.db.models import Q
+
+from apps.executors import clock
+from apps.executors.models import Executor, Instance, PresenceClock, Recovery
+from apps.registry.models import ApiKey
+
+logger = logging.getLogger(__name__)
+
+BEAT_SECS = 2.0
+# An instance that missed this much of its beats is gone, and its sockets with it.
+STALE_AFTER = timedelta(seconds=8)
+# When no instance at all beat for longer than this, nobody could have noticed an
+# executor coming back: every disconnect clock starts anew.
+OUTAGE_AFTER = timedelta(seconds=2 * BEAT_SECS)
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """One accepted connection and what its executor said of itself."""
+
+    connection_id: str
+    application_id: int
+    executor_id: str
+    application_version: str = ""
+    hostname: str = ""
+    language: str = ""
+    dbos_version: str = ""
+    metadata: dict[str, object] = field(default_factory=dict)
+    api_key_id: int | None = None
+    remote_ip: str = ""
+
+    @property
+    def key(self) -> tuple[int, str]:
+        return self.application_id, self.executor_id
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """What became of one batch of registrations."""
+
+    fenced: list[Registration]
+    woke_recoveries: bool
+
+
+def register(registrations: Sequence[Registration], *, instance_id: str) -> Registered:
+    """Make the executors of these connections HEALTHY, in one transaction.
+
+    Concurrency: the executor rows are locked first, as `recovery.claim` does. An
+    executor that an order on its way names (a recovery REQUESTED under a lease) is
+    *fenced*: left as it is and returned, to be tried again when the order is answered.
+    So no order can name an executor that is HEALTHY.
+    """
+    latest = {item.key: item for item in registrations}
+    applications = {item.application_id for item in latest.values()}
+    ids = {item.executor_id for item in latest.values()}
+    with transaction.atomic():
+        rows = Executor.objects.filter(
+            application_id__in=applications, executor_id__in=ids
+        )
+        list(rows.select_for_update().order_by("pk").values_list("pk"))
+        now = clock.now()
+        fenced_keys = _close_recoveries_of(applications, ids, latest.keys(), now)
+        admitted = [item for key, item in latest.items() if key not in fenced_keys]
+        _upsert(admitted, instance_id, now)
+        woke = _wake_waiting_recoveries(admitted, now)
+        _touch_keys({i.api_key_id for i in admitted if i.api_key_id}, now)
+    fenced = [item for key, item in latest.items() if key in fenced_keys]
+    return Registered(fenced, woke)
+
+
+def _close_recoveries_of(
+    applications: set[int],
+    executor_ids: set[str],
+    keys: Iterable[tuple[int, str]],
+    now: datetime,
+) -> set[tuple[int, str]]:
+    """Close the recoveries of executors that returned; return the fenced keys."""
+    wanted = set(keys)
+    fenced: set[tuple[int, str]] = set()
+    recoveries = Recovery.objects.select_for_update().filter(
+        application_id__in=applications,
+        executor_id__in=executor_ids,
+        returned_at=None,
+    )
+    for recovery in recoveries.order_by("pk"):
+        key = (recovery.application_id, recovery.executor_id)
+        if key not in wanted:
+            continue
+        if (
+            recovery.state == Recovery.State.REQUESTED
+            and recovery.lease_expires_at is not None
+            and recovery.lease_expires_at > now
+        ):
+            fenced.add(key)
+            continue
+        recovery.returned_at = now
+        recovery.returned_after_takeover = recovery.requested_at is not None
+        if recovery.state in Recovery.OPEN:
+            recovery.state = Recovery.State.RETURNED
+        recovery.lease_expires_at = None
+        recovery.waiting_reason = ""
+        recovery.save(
+            update_fields=[
+                "state",
+                "returned_at",
+                "returned_after_takeover",
+                "lease_expires_at",
+                "waiting_reason",
+            ]
+        )
+    return fenced
+
+
+def _upsert(items: Sequence[Registration], instance_id: str, now: datetime) -> None:
+    Executor.objects.bulk_create(
+        [
+            Executor(
+                application_id=item.application_id,
+                executor_id=item.executor_id,
+                application_version=item.application_version,
+                hostname=item.hostname,
+                language=item.language,
+                dbos_version=item.dbos_version,
+                metadata=item.metadata,
+                state=Executor.State.HEALTHY,
+                connection_id=item.connection_id,
+                instance_id=instance_id,
+                api_key_id=item.api_key_id,
+                remote_ip=item.remote_ip,
+                connected_at=now,
+                disconnected_at=None,
+                dead_at=None,
+                created_at=now,
+                updated_at=now,
+            )
+            for item in sorted(items, key=lambda item: item.key)
+        ],
+        batch_size=500,
+        update_conflicts=True,
+        unique_fields=["application", "executor_id"],
+        update_fields=[
+            "application_version",
+            "hostname",
+            "language",
+            "dbos_version",
+            "metadata",
+            "state",
+            "connection_id",
+            "instance_id",
+            "api_key",
+            "remote_ip",
+            "connected_at",
+            "disconnected_at",
+            "dead_at",
+            "updated_at",
+        ],
+    )
+
+
+def _wake_waiting_recoveries(items: Sequence[Registration], now: datetime) -> bool:
+    """Let what waited for a version be tried now that an executor of it is here."""
+    versions = {(item.application_id, item.application_version) for item in items}
+    waiting = Recovery.objects.filter(
+        state=Recovery.State.WAITING,
+        application_id__in={application for application, _ in versions},
+        application_version__in={version for _, version in versions},
+    )
+    return bool(waiting.update(next_try_at=now))
+
+
+def _touch_keys(key_ids: set[int], now: datetime) -> None:
+    stale = now - timedelta(minutes=1)
+    ApiKey.objects.filter(pk__in=key_ids).filter(
+        Q(last_used_at=None) | Q(last_used_at__lt=stale)
+    ).update(last_used_at=now)
+
+
+def disconnect(connection_ids: Sequence[str]) -> int:
+    """`HEALTHY → DISCONNECTED` where the connection is still the one that closed."""
+    now = clock.now()
+    return Executor.objects.filter(
+        connection_id__in=connection_ids, state=Executor.State.HEALTHY
+    ).update(state=Executor.State.DISCONNECTED, disconnected_at=now, updated_at=now)
+
+
+def beat(*, instance_id: str, hostname: str) -> None:
+    """Say that this instance is alive; restart every disconnect clock after an outage.
+
+    An outage is a time in which no instance beat: stopped, or without its database.
+    """
+    with transaction.atomic():
+        PresenceClock.objects.get_or_create(pk=1)
+        shared = PresenceClock.objects.select_for_update().get(pk=1)
+        now = clock.now()
+        others = Instance.objects.exclude(pk=instance_id)
+        is_first = not Instance.objects.filter(pk=instance_id).exists()
+        alone = not others.filter(beat_at__gte=now - STALE_AFTER).exists()
+        if now - shared.alive_at > OUTAGE_AFTER or (is_first and alone):
+            restarted = Executor.objects.filter(
+                state=Executor.State.DISCONNECTED
+            ).update(disconnected_at=now)
+            logger.info(
+                "no instance was alive; disconnect clocks restarted",
+                extra={
+                    "executors": restarted,
+                    "outage_s": round((now - shared.alive_at).total_seconds(), 1),
+                },
+            )
+        PresenceClock.objects.filter(pk=1).update(alive_at=now)
+        Instance.objects.update_or_create(
+            pk=instance_id, defaults={"beat_at": now, "hostname": hostname}
+        )
+        others.filter(beat_at__lt=now - timedelta(days=1)).delete()
+
+
+def retire_instance(*, instance_id: str) -> None:
+    """Take an instance that stops in good order off the list."""
+    Instance.objects.filter(pk=instance_id).delete()
+
+
+def lost_connections(
+    *, instance_id: str, connections: dict[str, tuple[int, str]]
+) -> tuple[list[str], list[str]]:
+    """Compare our open sockets (`connection_id → (application_id, executor_id)`) with
+    the rows. Return those to register again, and those that a newer one superseded.
+
+    Queries: one count while all is well.
+    """
+    healthy = Executor.objects.filter(
+        instance_id=instance_id, state=Executor.State.HEALTHY
+    )
+    if healthy.count() == len(connections):
+        return [], []
+    known = set(healthy.values_list("connection_id", flat=True))
+    missing = {c: key for c, key in connections.items() if c not in known}
+    again: list[str] = []
+    superseded: list[str] = []
+    for chunk in _chunks(list(missing), 500):
+        rows = Executor.objects.filter(
+            application_id__in={missing[c][0] for c in chunk},
+            executor_id__in={missing[c][1] for c in chunk},
+        ).values_list("application_id", "executor_id", "connection_id", "state")
+        current = {(a, e): (c, s) for a, e, c, s in rows}
+        for connection_id in chunk:
+            row = current.get(missing[connection_id])
+            newer = (
+                row is not None
+                and row[0] != connection_id
+                and row[1] == Executor.State.HEALTHY
+            )
+            (superseded if newer else again).append(connection_id)
+    return again, superseded
+
+
+def sweep() -> tuple[int, int]:
+    """One pass of presence. Return how many became DISCONNECTED and how many DEAD.
+
+    Does nothing while no instance is alive: then nobody could come back.
+    """
+    now = clock.now()
+    alive = set(
+        Instance.objects.filter(beat_at__gte=now - STALE_AFTER).values_list(
+            "pk", flat=True
+        )
+    )
+    if not alive:
+        return 0, 0
+    orphaned = (
+        Executor.objects.filter(state=Executor.State.HEALTHY)
+        .exclude(instance_id__in=alive)
+        .update(state=Executor.State.DISCONNECTED, disconnected_at=now, updated_at=now)
+    )
+    dead = 0
+    while found := _declare_dead(limit=500):
+        dead += found
+    if orphaned or dead:
+        logger.info("presence swept", extra={"disconnected": orphaned, "dead": dead})
+    return orphaned, dead
+
+
+def _declare_dead(*, limit: int) -> int:
+    """`DISCONNECTED → DEAD` for those overdue, each with its recovery row."""
+    now = clock.now()
+    waiting = Executor.objects.filter(state=Executor.State.DISCONNECTED)
+    timeouts = waiting.values_list(
+        "application_id", "application__executor_timeout_secs"
+    ).distinct()
+    overdue = Q()
+    for application_id, seconds in timeouts:
+        limit_at = now - timedelta(seconds=seconds)
+        overdue |= Q(application_id=application_id, disconnected_at__lte=limit_at)
+    if not overdue:
+        return 0
+    with transaction.atomic():
+        rows = list(
+            waiting.filter(overdue)
+            .select_for_update(skip_locked=True, of=("self",))
+            .order_by("pk")[:limit]
+        )
+        Executor.objects.filter(pk__in=[row.pk for row in rows]).update(
+            state=Executor.State.DEAD, dead_at=now, updated_at=now
+        )
+        Recovery.objects.bulk_create(
+            [
+                Recovery(
+                    application_id=row.application_id,
+                    executor_id=row.executor_id,
+                    application_version=row.application_version,
+                    language=row.language,
+                    hostname=row.hostname,
+                    disconnected_at=row.disconnected_at,
+                    dead_at=now,
+                    next_try_at=now,
+                )
+                for row in rows
+            ],
+            ignore_conflicts=True,
+        )
+    return len(rows)
+
+
+def _chunks(items: list[str], size: int) -> Iterable[list[str]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
