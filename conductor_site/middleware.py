@@ -65,7 +65,7 @@ class ErrorTranslationMiddleware:
 
 
 def _explain(request: HttpRequest, message: str, status: int) -> HttpResponse:
-    """Say it in words: plain text for htmx (shown as a toast), else back with a note."""
+    """Say it in words: plain text for htmx (a toast), else back with a note."""
     referer = request.headers.get("Referer", "")
     if (
         request.method == "POST"

@@ -236,7 +236,7 @@ async def _try_each(
                 break
     if timed_out:
         raise errors.ExecutorTimeout(
-            f"No answer within {timeout_s:g} s. The executor may still be working on it."
+            f"No answer within {timeout_s:g} s. The executor may still be at it."
         )
     raise errors.EveryExecutorFailed(
         "The executor disconnected before it answered. Try again."

@@ -32,8 +32,7 @@ from apps import errors
 from apps.executors import clock, gateway
 from apps.executors.gateway import Target
 from apps.executors.models import Executor, Recovery, RecoveryAttempt
-from apps.executors.protocol import codec
-from apps.executors.protocol import messages
+from apps.executors.protocol import codec, messages
 from apps.executors.protocol.rows import WorkflowRow
 from apps.registry.models import Application
 
@@ -376,7 +375,7 @@ def _try_again(
     detail: str,
     left: Left,
 ) -> None:
-    """Back to WAITING with a later time; another executor's turn. Gives the lease back."""
+    """Back to WAITING, to try later on another executor. Gives the lease back."""
     delay_s = min(FIRST_RETRY_S * 2 ** (recovery.attempts - 1), MAX_RETRY_S)
     with transaction.atomic():
         changed = Recovery.objects.filter(

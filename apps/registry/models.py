@@ -165,7 +165,7 @@ class Application(models.Model):
 
 
 class ApiKey(models.Model):
-    """A `dbos_…` secret with permissions. Only its SHA-256 and look-up prefix remain."""
+    """A `dbos_…` secret with permissions. Only its SHA-256 and its prefix remain."""
 
     organization = models.ForeignKey(
         Organization, models.CASCADE, related_name="api_keys"
