@@ -1,0 +1,71 @@
+"""Pages that belong to no app: the landing page, health, and the error pages."""
+
+from __future__ import annotations
+
+import redis
+from django.conf import settings
+from django.db import DatabaseError, connection
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.shortcuts import redirect, render
+from django.views.decorators.http import require_GET
+
+HEALTH_TIMEOUT_S = 2
+
+
+@require_GET
+def landing(request: HttpRequest) -> HttpResponse:
+    """What Conductor is, for a stranger; the console, for who is signed in."""
+    if request.user.is_authenticated:
+        return redirect("registry:organization_home")
+    return render(
+        request,
+        "landing.html",
+        {"signup_open": settings.CONDUCTOR_SIGNUP == "open"},
+    )
+
+
+@require_GET
+def healthz(request: HttpRequest) -> HttpResponse:
+    """200 while the stores answer; else 503 naming the one that does not."""
+    failing = [name for name, check in _CHECKS if not check()]
+    if failing:
+        return JsonResponse({"status": "failing", "failing": failing}, status=503)
+    return JsonResponse({"status": "ok"})
+
+
+def _database_answers() -> bool:
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+    except DatabaseError:
+        return False
+    return True
+
+
+def _redis_answers() -> bool:
+    if settings.CONDUCTOR_EMBEDDED:
+        return True
+    try:
+        with redis.Redis.from_url(
+            settings.REDIS_URL,
+            socket_timeout=HEALTH_TIMEOUT_S,
+            socket_connect_timeout=HEALTH_TIMEOUT_S,
+        ) as client:
+            return bool(client.ping())
+    except (redis.RedisError, OSError):
+        return False
+
+
+_CHECKS = (("database", _database_answers), ("redis", _redis_answers))
+
+
+def error_403(request: HttpRequest, exception: Exception) -> HttpResponse:
+    return render(request, "403.html", {"reason": str(exception)}, status=403)
+
+
+def error_404(request: HttpRequest, exception: Exception) -> HttpResponse:
+    return render(request, "404.html", status=404)
+
+
+def error_500(request: HttpRequest) -> HttpResponse:
+    return render(request, "500.html", status=500)
