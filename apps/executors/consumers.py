@@ -16,6 +16,7 @@ from apps.executors.presence import Registration
 from apps.executors.protocol import codec
 from apps.executors.protocol.messages import ExecutorInfo
 from apps.executors.sockets import Socket
+from apps.executors.untrusted import storable_json, storable_text
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +97,8 @@ class ExecutorConsumer(_RefusingConsumer):
         except Exception:  # gone, silent, or sending failed: it will come again
             await self._close(TRY_AGAIN_LATER, "no answer to executor_info")
             return
-        if not info.executor_id or len(info.executor_id) > 255:
+        executor_id = info.executor_id or ""
+        if not executor_id or storable_text(executor_id, 255) != executor_id:
             await self._close(POLICY_VIOLATION, "executor_info without executor_id")
             return
         runtime.register(
@@ -104,12 +106,12 @@ class ExecutorConsumer(_RefusingConsumer):
             Registration(
                 connection_id=socket.connection_id,
                 application_id=socket.application_id,
-                executor_id=info.executor_id,
-                application_version=(info.application_version or "")[:255],
-                hostname=(info.hostname or "")[:255],
-                language=(info.language or "")[:32],
-                dbos_version=(info.dbos_version or "")[:64],
-                metadata=info.executor_metadata or {},
+                executor_id=executor_id,
+                application_version=storable_text(info.application_version, 255),
+                hostname=storable_text(info.hostname, 255),
+                language=storable_text(info.language, 32),
+                dbos_version=storable_text(info.dbos_version, 64),
+                metadata=storable_json(info.executor_metadata or {}),
                 api_key_id=socket.api_key_id,
                 remote_ip=remote_ip,
             ),

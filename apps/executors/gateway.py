@@ -195,10 +195,11 @@ async def _ask_any(
     """Share the answer with whoever asks the same at the same time."""
     if not request.read_only:
         return await _try_each(application_id, targets, request, timeout_s)
-    # Only questions that any of these executors may answer are the same question.
-    key = (application_id, frozenset(t.application_version for t in targets), request)
-    if len(targets) == 1:
-        key = (application_id, targets[0].connection_id, request)  # type: ignore[assignment]
+    # The same question is one that any of the same executors may answer.
+    scope: object = targets[0].connection_id
+    if len(targets) > 1:
+        scope = frozenset(target.application_version for target in targets)
+    key = (application_id, scope, request)
     try:
         running = _joined.get(key)
     except TypeError:  # a request holding a dict cannot be compared by hash

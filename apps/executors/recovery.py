@@ -175,8 +175,10 @@ def _wait_for_version(
     recoveries: Sequence[Recovery], version: str, now: datetime
 ) -> None:
     Recovery.objects.filter(
-        pk__in=[recovery.pk for recovery in recoveries], state=State.WAITING
+        _due(now), pk__in=[recovery.pk for recovery in recoveries]
     ).update(
+        state=State.WAITING,
+        lease_expires_at=None,
         next_try_at=now + RECHECK_WAITING,
         waiting_reason=f"No healthy executor runs version {version}."[:300],
     )

@@ -22,7 +22,7 @@ from typing import Any
 
 from django.conf import settings
 from django.db import close_old_connections, connections
-from django.db.utils import DatabaseError, InterfaceError
+from django.db.utils import DatabaseError, InterfaceError, OperationalError
 
 from apps.executors import admission, bus, clock, loops, presence, sockets
 from apps.executors.presence import Registration
@@ -178,9 +178,11 @@ async def _write_batch(instance: _Instance) -> bool:
         result = await _in_database(
             instance, _write, registrations, disconnects, instance.id
         )
-    except (DatabaseError, InterfaceError) as exc:
+    except (OperationalError, InterfaceError) as exc:
         logger.warning("presence not written; retrying", extra={"error": str(exc)})
         return False
+    except DatabaseError:
+        result = await _write_singly(instance, registrations, disconnects)
     del instance.registrations[: len(registrations)]
     del instance.disconnects[: len(disconnects)]
     if result.fenced:
@@ -189,6 +191,30 @@ async def _write_batch(instance: _Instance) -> bool:
         for callback in _on_woken:
             instance.loop.run_in_executor(None, callback)
     return True
+
+
+async def _write_singly(
+    instance: _Instance, registrations: list[Registration], disconnects: list[str]
+) -> presence.Registered:
+    """Something in the batch cannot be stored. One executor must not keep the others
+    from being registered: each is written alone, and the one that fails is closed."""
+    fenced: list[Registration] = []
+    woke = False
+    for registration in registrations:
+        try:
+            result = await _in_database(
+                instance, _write, [registration], [], instance.id
+            )
+        except (OperationalError, InterfaceError):
+            fenced.append(registration)
+        except DatabaseError:
+            logger.exception("executor cannot be registered")
+            _repair(instance, [], [], [registration.connection_id])
+        else:
+            fenced += result.fenced
+            woke = woke or result.woke_recoveries
+    await _in_database(instance, _write, [], disconnects, instance.id)
+    return presence.Registered(fenced, woke)
 
 
 def _again(instance: _Instance, registrations: list[Registration]) -> None:
