@@ -1,0 +1,459 @@
+"""Daphne with what thousands of executors need and stock Daphne lacks.
+
+Refusals with status and body, a deep listen backlog, keys out of every log, liveness by
+any traffic, and an end within seconds. Daphne and its base classes carry no types, so
+this module is where untyped calls are kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import re
+import signal
+import socket
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+# Daphne installs Twisted's asyncio reactor; it must come before any other Twisted import.
+from daphne.server import Server as DaphneServer  # isort: skip
+from daphne.http_protocol import HTTPFactory, WebRequest
+from daphne.ws_protocol import WebSocketFactory, WebSocketProtocol
+from twisted.internet import defer, error, reactor
+from twisted.logger import LogLevel, formatEvent, globalLogBeginner
+from twisted.web import http
+
+from conductor_site.logging import REDACTED, redact
+
+logger = logging.getLogger(__name__)
+access = logging.getLogger("conductor.access")
+
+BACKLOG = 4096
+# A vanished peer is noticed after PING_SECS + PONG_SECS + two rounds of the checker.
+PING_SECS = 10.0
+PONG_SECS = 10.0
+CHECK_SECS = 1.0
+# Every SDK gives up its handshake after 5 to 10 s; a storm may need longer than one.
+HANDSHAKE_SECS = 20.0
+HTTP_SECS = 120.0
+GOING_AWAY = 1001
+TOO_BIG = 1009
+NAME = "conductor"
+
+_SECRET_PATHS = re.compile(
+    r"^(.*/(?:websocket/[^/]+|invitations|reset/key|confirm-email))/.+$"
+)
+
+
+def redact_path(path: str, *, is_websocket: bool = False) -> str:
+    """Return a path fit for a log: no query, no key, no invitation or reset secret.
+
+    A websocket path ends in an executor's key even where the rest of it is wrong.
+    """
+    path = path.partition("?")[0]
+    path, found = _SECRET_PATHS.subn(rf"\1/{REDACTED}", path)
+    if is_websocket and not found:
+        path = path.rpartition("/")[0] + f"/{REDACTED}"
+    return redact(path)
+
+
+def _log_access(protocol: str, action: str, details: dict[str, Any]) -> None:
+    is_websocket = protocol == "websocket"
+    path = redact_path(details["path"], is_websocket=is_websocket)
+    if is_websocket:
+        # Ten thousand executors that reconnect are no news; one refused may be.
+        level = logging.INFO if action.startswith("refused") else logging.DEBUG
+        access.log(
+            level, "websocket %s %s from %s", action, path, details.get("client")
+        )
+        return
+    access.info(
+        "%s %s %s %.0f ms",
+        details["method"],
+        path,
+        details["status"],
+        details["time_taken"] * 1000,
+    )
+
+
+def _problem(status: int, title: str) -> bytes:
+    body = {"title": title, "status": status, "detail": title, "error": title}
+    return json.dumps(body).encode()
+
+
+class ExecutorProtocol(WebSocketProtocol):  # type: ignore[misc]
+    """One websocket. Adds denial responses, close reasons and liveness."""
+
+    path: bytes = b""
+    client_addr: list[Any] | None = None
+    _denial: dict[str, Any] | None = None
+    _discards = False
+    _heard_at = 0.0
+    _pinged_at: float | None = None
+
+    # --- Refusing a handshake
+
+    def handle_reply(self, message: dict[str, Any]) -> None:
+        match message.get("type"):
+            case "websocket.http.response.start":
+                if not hasattr(self, "handshake_deferred"):
+                    raise ValueError("The handshake is over; it cannot be denied")
+                self._denial = {**message, "body": b""}
+            case "websocket.http.response.body":
+                if self._denial is None:
+                    raise ValueError("Denial body without a denial start")
+                self._denial["body"] += message.get("body", b"")
+                if not message.get("more_body", False):
+                    self._deny(self._denial)
+            case "websocket.close" if self.state != self.STATE_CONNECTING:
+                # Daphne drops the reason, and autobahn's public method refuses the
+                # codes 1001-2999 that a server must be able to send.
+                reason = (message.get("reason") or "").encode()[:120]
+                self.say_goodbye(message.get("code") or 1000, reason)
+            case _:
+                super().handle_reply(message)
+
+    def _deny(self, denial: dict[str, Any]) -> None:
+        del self.handshake_deferred
+        self._send_response(
+            denial["status"], denial.get("headers", []), denial["body"]
+        )
+        self.dropConnection(abort=False)
+        self._reject(denial["status"])
+
+    def serverReject(self) -> None:
+        if not hasattr(self, "handshake_deferred"):
+            return
+        del self.handshake_deferred
+        self.sendHttpErrorResponse(403, "Access denied")
+        self.dropConnection(abort=False)
+        self._reject(403)
+
+    def handle_exception(self, exception: BaseException) -> None:
+        if self.state == self.STATE_CONNECTING:
+            if hasattr(self, "handshake_deferred"):
+                del self.handshake_deferred
+                self.sendHttpErrorResponse(500, "Internal server error")
+            self.dropConnection(abort=False)
+            self._reject(500)
+        else:
+            self.say_goodbye(1011, b"internal error")
+
+    def _reject(self, status: int) -> None:
+        self.server.protocol_disconnected(self)
+        self.server.log_action(
+            "websocket",
+            f"refused with {status}",
+            {"path": self.request.path, "client": _peer_name(self.client_addr)},
+        )
+
+    def sendHttpErrorResponse(
+        self, code: int, reason: str, responseHeaders: Any = None
+    ) -> None:
+        # Old TypeScript SDKs end their process over a refusal that is not JSON.
+        headers = [(b"content-type", b"application/problem+json")]
+        for name, value in responseHeaders or []:
+            headers.append((str(name).encode("latin1"), str(value).encode("latin1")))
+        self._send_response(code, headers, _problem(code, reason))
+
+    def _send_response(
+        self, status: int, headers: list[tuple[bytes, bytes]], body: bytes
+    ) -> None:
+        lines = [b"HTTP/1.1 %d %s" % (status, http.RESPONSES.get(status, b"Refused"))]
+        own = {b"content-length", b"connection", b"transfer-encoding"}
+        for name, value in headers:
+            if b"\r" in name + value or b"\n" in name + value:
+                raise ValueError("A header of the denial contains a line break")
+            if name.lower() not in own:
+                lines.append(name + b": " + value)
+        lines += [
+            b"server: " + NAME.encode(),
+            b"content-length: %d" % len(body),
+            b"connection: close",
+        ]
+        self.sendData(b"\r\n".join(lines) + b"\r\n\r\n" + body)
+
+    # --- An open socket
+
+    def say_goodbye(self, code: int, reason: bytes) -> None:
+        """Start the closing handshake; does nothing on a socket that is not open."""
+        if self.state == self.STATE_OPEN:
+            reason = reason.decode(errors="ignore").encode()
+            self.sendCloseFrame(code=code, reasonUtf8=reason)
+
+    def onOpen(self) -> None:
+        self._heard_at = time.monotonic()
+        super().onOpen()
+
+    def onMessage(self, payload: bytes, isBinary: bool) -> None:
+        if not self._discards:
+            super().onMessage(payload, isBinary)
+
+    def dataReceived(self, data: bytes) -> None:
+        # Any byte proves life: a peer in the middle of a long reply cannot pong.
+        self._heard_at = time.monotonic()
+        self._pinged_at = None
+        if not self._discards:
+            super().dataReceived(data)
+
+    def check_timeouts(self) -> None:
+        now = time.monotonic()
+        if self.state == self.STATE_CONNECTING:
+            if self.duration() > self.server.websocket_connect_timeout:
+                self.serverReject()
+        elif self.state == self.STATE_OPEN:
+            if self._pinged_at is not None:
+                if now - self._pinged_at >= self.server.ping_timeout:
+                    self.dropConnection(abort=True)
+            elif now - self._heard_at >= self.server.ping_interval:
+                self._pinged_at = now
+                self.sendPing(b"alive?")
+
+    def _max_message_size_exceeded(self, size: int, limit: int, reason: str) -> None:
+        logger.warning(
+            "message over the limit: closing its connection",
+            extra={"size": size, "limit": limit, "client": self.client_addr},
+        )
+        # The rest of the message is read and thrown away, so that the peer gets to see
+        # the close frame and not a reset.
+        self._discards = True
+        self.say_goodbye(TOO_BIG, b"message too big")
+
+    def __repr__(self) -> str:
+        path = redact_path(self.path.decode("latin1"), is_websocket=True)
+        return f"<websocket client={self.client_addr!r} path={path!r}>"
+
+
+class ExecutorFactory(WebSocketFactory):  # type: ignore[misc]
+    """Makes `ExecutorProtocol`s."""
+
+    protocol = ExecutorProtocol
+
+
+class Request(WebRequest):  # type: ignore[misc]
+    """One HTTP request, with a `repr` that may be logged."""
+
+    def __repr__(self) -> str:
+        uri = getattr(self, "uri", b"").decode("latin1")
+        return f"<request client={self.client_addr!r} path={redact_path(uri)!r}>"
+
+
+class RequestFactory(HTTPFactory):  # type: ignore[misc]
+    """Makes `Request`s."""
+
+    def buildProtocol(self, addr: Any) -> Any:
+        protocol = super().buildProtocol(addr)
+        protocol.requestFactory = Request
+        return protocol
+
+
+def _peer_name(address: list[Any] | None) -> str | None:
+    return f"{address[0]}:{address[1]}" if address else None
+
+
+def _forward_failures(event: dict[str, Any]) -> None:
+    """Twisted's log, of which only failures matter, into ours."""
+    if event.get("log_level") in {LogLevel.critical, LogLevel.error}:
+        failure = event.get("log_failure")
+        logger.error(
+            "%s", formatEvent(event), extra={"failure": str(failure) if failure else ""}
+        )
+
+
+class Server(DaphneServer):  # type: ignore[misc]
+    """Daphne on a socket that is bound already. `run` returns when it has stopped."""
+
+    def __init__(
+        self,
+        application: Any,
+        *,
+        listener: socket.socket,
+        max_message_bytes: int,
+        on_start: Callable[[asyncio.AbstractEventLoop], Awaitable[None]] | None = None,
+        on_ready: Callable[[], None] | None = None,
+        on_stop: Callable[[], Awaitable[None]] | None = None,
+        ping_secs: float = PING_SECS,
+        pong_secs: float = PONG_SECS,
+        drain_secs: float = 1.5,
+        stop_secs: float = 4.5,
+    ) -> None:
+        super().__init__(
+            application,
+            endpoints=["bound already"],
+            signal_handlers=False,
+            action_logger=_log_access,
+            http_timeout=HTTP_SECS,
+            # Never end a connection for its age alone.
+            websocket_timeout=-1,
+            websocket_connect_timeout=HANDSHAKE_SECS,
+            websocket_handshake_timeout=HANDSHAKE_SECS,
+            websocket_max_message_size=max_message_bytes,
+            websocket_max_frame_size=max_message_bytes,
+            ping_interval=ping_secs,
+            ping_timeout=pong_secs,
+            application_close_timeout=10,
+            server_name=NAME,
+        )
+        self.listener = listener
+        self.on_start = on_start
+        self.on_ready = on_ready
+        self.on_stop = on_stop
+        self.drain_secs = drain_secs
+        self.stop_secs = stop_secs
+        self.exit_code = 0
+        self.connections: dict[Any, dict[str, Any]] = {}
+        self._port: Any = None
+        self._stopping: asyncio.Task[None] | None = None
+        self._starting: asyncio.Task[None] | None = None
+
+    # --- Running
+
+    def run(self) -> int:
+        """Serve until told to stop; return the exit code."""
+        self.http_factory = RequestFactory(self)
+        self.ws_factory = ExecutorFactory(self, server=self.server_name)
+        self.ws_factory.setProtocolOptions(
+            autoPingInterval=0,
+            autoPingTimeout=0,
+            allowNullOrigin=True,
+            openHandshakeTimeout=self.websocket_handshake_timeout,
+            closeHandshakeTimeout=1,
+            maxMessagePayloadSize=self.websocket_max_message_size,
+            maxFramePayloadSize=self.websocket_max_frame_size,
+        )
+        globalLogBeginner.beginLoggingTo(
+            [_forward_failures], redirectStandardIO=False, discardBuffer=True
+        )
+        loop = reactor._asyncioEventloop
+        asyncio.set_event_loop(loop)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop)
+        reactor.addSystemEventTrigger("before", "shutdown", self.kill_all_applications)
+        reactor.callLater(1, self.application_checker)
+        reactor.callLater(CHECK_SECS, self.timeout_checker)
+        reactor.callWhenRunning(self._begin, loop)
+        reactor.run(installSignalHandlers=False)
+        return self.exit_code
+
+    def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._starting = loop.create_task(self._start(loop))
+
+    async def _start(self, loop: asyncio.AbstractEventLoop) -> None:
+        try:
+            if self.on_start is not None:
+                await self.on_start(loop)
+            if self._stopping is None:
+                self._listen()
+                if self.on_ready is not None:
+                    self.on_ready()
+        except (OSError, error.CannotListenError) as exc:
+            logger.critical("cannot listen: %s", exc)
+            self.fail(1)
+        except Exception:
+            logger.critical("the start failed", exc_info=True)
+            self.fail(1)
+
+    def _listen(self) -> None:
+        self.listener.setblocking(False)
+        self.listener.listen(BACKLOG)
+        self._port = reactor.adoptStreamPort(
+            self.listener.fileno(), self.listener.family, self.http_factory
+        )
+
+    # --- Stopping
+
+    def fail(self, code: int) -> None:
+        """Stop because something broke. Call it on the server's own loop."""
+        self.exit_code = self.exit_code or code
+        self.stop()
+
+    def stop(self) -> None:
+        """Stop in good order. The second call, an impatient one, stops at once."""
+        if self._stopping is None:
+            loop = reactor._asyncioEventloop
+            self._stopping = loop.create_task(self._stop_in_order())
+            # A thread that waits for a hung peer must not hold the process up.
+            watchdog = threading.Timer(self.stop_secs, self._exit_now)
+            watchdog.daemon = True
+            watchdog.start()
+        elif reactor.running:
+            self._stop_reactor()
+
+    def _exit_now(self) -> None:
+        logger.warning("still busy after %s s; exiting", self.stop_secs)
+        logging.shutdown()
+        os._exit(self.exit_code)
+
+    async def _stop_in_order(self) -> None:
+        # 1. No new connections: a Go SDK redials at once, and must be turned away.
+        if self._port is not None:
+            self._port.stopListening()
+        self.listener.close()
+        # 2. Tell every executor to go elsewhere.
+        for protocol in list(self.connections):
+            if isinstance(protocol, ExecutorProtocol):
+                protocol.say_goodbye(GOING_AWAY, b"server is going away")
+        # 3. Let what runs come to its end, for a moment.
+        deadline = time.monotonic() + self.drain_secs
+        while time.monotonic() < deadline and any(
+            not task.done() for task in self._applications()
+        ):
+            await asyncio.sleep(0.05)
+        try:
+            if self.on_stop is not None:
+                await self.on_stop()
+        except Exception:
+            logger.exception("stopping failed")
+        self._stop_reactor()
+
+    def _stop_reactor(self) -> None:
+        try:
+            reactor.stop()
+        except error.ReactorNotRunning:
+            logger.debug("stopping already")
+
+    def _applications(self) -> list[asyncio.Future[Any]]:
+        return [
+            details["application_instance"]
+            for details in self.connections.values()
+            if "application_instance" in details
+        ]
+
+    def kill_all_applications(self) -> Any:
+        """Cancel what is left. Stock Daphne fails here on a connection between two
+        requests, which has no application."""
+        running = [task for task in self._applications() if not task.done()]
+        for task in running:
+            task.cancel()
+        if not running:
+            return None
+        finished = asyncio.ensure_future(asyncio.wait(running, timeout=1))
+        return defer.Deferred.fromFuture(finished)
+
+    # --- Connections
+
+    def create_application(self, protocol: Any, scope: dict[str, Any]) -> Any:
+        if scope["type"] == "websocket":
+            scope["extensions"] = {"websocket.http.response": {}}
+            scope.setdefault("scheme", "ws")
+        return super().create_application(protocol, scope)
+
+    def timeout_checker(self) -> None:
+        for protocol in list(self.connections):
+            try:
+                protocol.check_timeouts()
+            except Exception:
+                # One broken connection must not end the checks of all others.
+                logger.exception("timeout check failed", extra={"peer": repr(protocol)})
+        reactor.callLater(CHECK_SECS, self.timeout_checker)
+
+    def application_checker(self) -> None:
+        try:
+            super().application_checker()
+        except Exception:
+            logger.exception("application check failed")
+            reactor.callLater(1, self.application_checker)

@@ -1,0 +1,86 @@
+"""A small ASGI application, and a process that serves it the way Conductor is served.
+
+Run: `python -m tests.site.asgi_probe PING_SECS MAX_BYTES`; prints its port.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import sys
+import time
+from typing import Any
+
+REFUSAL = json.dumps({"status": 401, "title": "no such key"}).encode()
+
+
+async def application(scope: Any, receive: Any, send: Any) -> None:
+    """Do what the first path segment says."""
+    if scope["type"] == "lifespan":
+        return
+    if scope["type"] == "http":
+        start = {"type": "http.response.start", "status": 200, "headers": []}
+        await send(start)
+        await send({"type": "http.response.body", "body": b"ok"})
+        return
+    await receive()
+    match scope["path"].split("/")[1]:
+        case "deny":
+            assert "websocket.http.response" in scope["extensions"]
+            await _deny(send)
+        case "close":
+            await send({"type": "websocket.close"})
+        case "raise":
+            raise RuntimeError("broken on purpose")
+        case "hang":
+            await asyncio.sleep(60)
+        case "reason":
+            await send({"type": "websocket.accept"})
+            close = {"type": "websocket.close", "code": 1008, "reason": "go away"}
+            await send(close)
+        case _:
+            await _echo(receive, send)
+
+
+async def _deny(send: Any) -> None:
+    headers = [(b"content-type", b"application/problem+json"), (b"x-more", b"yes")]
+    start = {"type": "websocket.http.response.start", "status": 401, "headers": headers}
+    await send(start)
+    half = len(REFUSAL) // 2
+    kind = "websocket.http.response.body"
+    await send({"type": kind, "body": REFUSAL[:half], "more_body": True})
+    await send({"type": kind, "body": REFUSAL[half:]})
+
+
+async def _echo(receive: Any, send: Any) -> None:
+    await send({"type": "websocket.accept"})
+    while (message := await receive())["type"] == "websocket.receive":
+        if message["text"] == "block":
+            # A thread that nothing can cancel.
+            asyncio.get_running_loop().run_in_executor(None, time.sleep, 60)
+        await send({"type": "websocket.send", "text": message["text"]})
+    logging.getLogger("probe").info("gone %s", message["code"])
+
+
+def main() -> int:
+    """Serve on a free port until told to stop."""
+    logging.basicConfig(level=logging.DEBUG, stream=sys.stderr)
+    from conductor_site.daphne_server import Server
+    from conductor_site.server import bind
+
+    listener = bind("127.0.0.1", 0)
+    port = listener.getsockname()[1]
+    server = Server(
+        application,
+        listener=listener,
+        max_message_bytes=int(sys.argv[2]),
+        ping_secs=float(sys.argv[1]),
+        pong_secs=float(sys.argv[1]),
+        on_ready=lambda: print(port, flush=True),  # noqa: T201
+    )
+    return server.run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
