@@ -19,15 +19,19 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-# Daphne installs Twisted's asyncio reactor; it must come before any other Twisted import.
+# Daphne installs Twisted's asyncio reactor, before any other import of Twisted.
 from daphne.server import Server as DaphneServer  # isort: skip
 from daphne.http_protocol import HTTPFactory, WebRequest
 from daphne.ws_protocol import WebSocketFactory, WebSocketProtocol
-from twisted.internet import defer, error, reactor
+from twisted.internet import defer, error
+from twisted.internet import reactor as installed_reactor
 from twisted.logger import LogLevel, formatEvent, globalLogBeginner
 from twisted.web import http
 
 from conductor_site.logging import REDACTED, redact
+
+# Its declared interfaces do not tell what the asyncio reactor can do.
+reactor: Any = installed_reactor
 
 logger = logging.getLogger(__name__)
 access = logging.getLogger("conductor.access")
@@ -119,9 +123,7 @@ class ExecutorProtocol(WebSocketProtocol):  # type: ignore[misc]
 
     def _deny(self, denial: dict[str, Any]) -> None:
         del self.handshake_deferred
-        self._send_response(
-            denial["status"], denial.get("headers", []), denial["body"]
-        )
+        self._send_response(denial["status"], denial.get("headers", []), denial["body"])
         self.dropConnection(abort=False)
         self._reject(denial["status"])
 
@@ -325,8 +327,9 @@ class Server(DaphneServer):  # type: ignore[misc]
             maxMessagePayloadSize=self.websocket_max_message_size,
             maxFramePayloadSize=self.websocket_max_frame_size,
         )
+        observers: list[Any] = [_forward_failures]
         globalLogBeginner.beginLoggingTo(
-            [_forward_failures], redirectStandardIO=False, discardBuffer=True
+            observers, redirectStandardIO=False, discardBuffer=True
         )
         loop = reactor._asyncioEventloop
         asyncio.set_event_loop(loop)
@@ -398,11 +401,8 @@ class Server(DaphneServer):  # type: ignore[misc]
             if isinstance(protocol, ExecutorProtocol):
                 protocol.say_goodbye(GOING_AWAY, b"server is going away")
         # 3. Let what runs come to its end, for a moment.
-        deadline = time.monotonic() + self.drain_secs
-        while time.monotonic() < deadline and any(
-            not task.done() for task in self._applications()
-        ):
-            await asyncio.sleep(0.05)
+        if running := self._applications():
+            await asyncio.wait(running, timeout=self.drain_secs)
         try:
             if self.on_stop is not None:
                 await self.on_stop()

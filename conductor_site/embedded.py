@@ -27,8 +27,8 @@ class AlreadyRunning(Exception):
 def lock_data_dir(data_dir: Path) -> IO[str]:
     """Claim the data directory for this process; keep what is returned open.
 
-    Two embedded servers on one directory would each run recoveries with a broker of
-    their own. Raises: AlreadyRunning.
+    Two embedded servers on one directory would each run recoveries with a broker
+    of their own. Raises: AlreadyRunning.
     """
     data_dir.mkdir(parents=True, exist_ok=True)
     file = (data_dir / "server.lock").open("w", encoding="utf-8")
@@ -41,7 +41,7 @@ def lock_data_dir(data_dir: Path) -> IO[str]:
 
 
 class Background:
-    """Worker and beat. `on_death` is called, in a thread, when either ends by itself."""
+    """Worker and beat. `on_death` is called, in a thread, when one ends by itself."""
 
     def __init__(self, *, on_death: Callable[[str], None]) -> None:
         self.on_death = on_death
@@ -87,7 +87,7 @@ class Background:
         if self._stopping.is_set() or self._worker is None:
             return
         self._stopping.set()
-        # Not `beat.stop()`: it waits without limit for a beat that may never have begun.
+        # Not `beat.stop()`: it waits for ever for a beat that never began.
         self._beat.service.stop(wait=False)
         self._worker.stop()
         for thread in self._threads:

@@ -1,7 +1,7 @@
 """`python -m conductor_site.server`: start Conductor, or one role of it.
 
-Without services it is one process with everything in it; with DATABASE_URL and REDIS_URL
-it is a process tree of web, worker and beat, each of which also runs alone.
+Without services it is one process with everything in it; with DATABASE_URL and
+REDIS_URL it is a process tree of web, worker and beat, each of which also runs alone.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def _run(role: str) -> int:
         migrate()
         return supervisor.supervise()
     command = supervisor.COMMANDS[role]
-    os.execv(command[0], command)  # noqa: S606
+    return os.execv(command[0], command)  # noqa: S606
 
 
 def _run_embedded() -> int:
@@ -146,8 +146,8 @@ def bind(host: str, port: int) -> socket.socket:
         if listener is not None:
             listener.close()
         raise StartError(
-            f"it cannot listen on {host}:{port}: {exc}. Set HOST and PORT to an address "
-            "of this machine and a free port."
+            f"it cannot listen on {host}:{port}: {exc}. Set HOST and PORT to an "
+            "address of this machine and a free port."
         ) from None
     return listener
 

@@ -67,7 +67,7 @@ def supervise(commands: dict[str, tuple[str, ...]] = COMMANDS) -> int:
         name: subprocess.Popen(  # noqa: S603
             command,
             process_group=0,
-            preexec_fn=_end_with_parent,  # noqa: PLW1509
+            preexec_fn=_end_with_parent,
         )
         for name, command in commands.items()
     }

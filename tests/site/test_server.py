@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -53,7 +52,7 @@ def probe(log: Path, *, ping_secs: float = 10) -> Iterator[Running]:
     command = [sys.executable, "-m", "tests.site.asgi_probe", str(ping_secs)]
     with (
         log.open("w") as stderr,
-        subprocess.Popen(
+        subprocess.Popen(  # noqa: S603
             [*command, str(LIMIT)],
             cwd=ROOT,
             stdout=subprocess.PIPE,
@@ -144,12 +143,14 @@ def test_peer_that_never_pongs_is_noticed(tmp_path: Path) -> None:
 
 
 def test_peer_that_pongs_stays(tmp_path: Path) -> None:
-    with probe(tmp_path / "log", ping_secs=1) as running:
-        with running.connect("/echo") as websocket:
-            time.sleep(5)
-            websocket.send("still here")
+    with (
+        probe(tmp_path / "log", ping_secs=1) as running,
+        running.connect("/echo") as websocket,
+    ):
+        time.sleep(5)
+        websocket.send("still here")
 
-            assert websocket.recv(timeout=5) == "still here"
+        assert websocket.recv(timeout=5) == "still here"
 
 
 def test_peer_in_the_middle_of_a_long_reply_stays(tmp_path: Path) -> None:
@@ -225,7 +226,7 @@ def test_same_application_runs_under_uvicorn() -> None:
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "uvicorn", "--ws", "websockets-sansio"]
     command += ["--port", str(port), "tests.site.asgi_probe:application"]
-    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) as process:  # noqa: S603
         try:
             deadline = time.monotonic() + 10
             running = Running(process, port, Path())  # type: ignore[arg-type]
