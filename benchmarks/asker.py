@@ -1,0 +1,114 @@
+"""Asks executors through the gateway from a process that holds no socket.
+
+Obeys JSON lines: {"do": "ask", "concurrency": 64, "secs": 10} asks `get_workflow` with
+different ids (identical questions would be joined into one); {"do": "query", …} reads
+a row of 1 KB from the database instead: the floor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import django
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "conductor_site.settings")
+django.setup()
+
+import psycopg  # noqa: E402
+from django.conf import settings  # noqa: E402
+
+from apps.executors import gateway, loops  # noqa: E402
+from apps.executors.protocol.messages import GetWorkflow  # noqa: E402
+from apps.registry.models import Application  # noqa: E402
+
+DATABASE_CONNECTIONS = 16
+
+
+async def measure(
+    act: Callable[[int], Awaitable[None]], *, concurrency: int, secs: float
+) -> dict[str, Any]:
+    """Do one thing over and over, so many at a time, and time each."""
+    took: list[float] = []
+    failures: dict[str, int] = {}
+    number = 0
+    end_at = time.perf_counter() + secs
+
+    async def lane() -> None:
+        nonlocal number
+        while (started := time.perf_counter()) < end_at:
+            number += 1
+            try:
+                await act(number)
+            except Exception as exc:  # noqa: BLE001  counted and reported
+                name = f"{type(exc).__name__}: {exc}"[:160]
+                failures[name] = failures.get(name, 0) + 1
+            else:
+                took.append((time.perf_counter() - started) * 1000)
+
+    started = time.perf_counter()
+    await asyncio.gather(*(lane() for _ in range(concurrency)))
+    elapsed = time.perf_counter() - started
+    took.sort()
+    return {
+        "concurrency": concurrency,
+        "p50_ms": _quantile(took, 0.5),
+        "p99_ms": _quantile(took, 0.99),
+        "per_s": round(len(took) / elapsed, 1),
+        "failures": failures,
+    }
+
+
+def _quantile(ordered: list[float], share: float) -> float | None:
+    if not ordered:
+        return None
+    return round(ordered[min(int(len(ordered) * share), len(ordered) - 1)], 3)
+
+
+async def run(application: Application) -> None:
+    """Obey stdin until it ends."""
+    # As in a server process: what asks and what hears the answers is one loop.
+    loops.announce(asyncio.get_running_loop())
+    pool: asyncio.Queue[psycopg.AsyncConnection[Any]] = asyncio.Queue()
+    for _ in range(DATABASE_CONNECTIONS):
+        pool.put_nowait(
+            await psycopg.AsyncConnection.connect(
+                settings.DATABASE_URL, autocommit=True
+            )
+        )
+
+    async def ask(number: int) -> None:
+        reply = await gateway.aask(
+            application, GetWorkflow(workflow_id=f"w-{number}", load_input=True)
+        )
+        if reply.output is None:
+            raise ValueError("empty reply")
+
+    async def query(number: int) -> None:
+        connection = await pool.get()
+        try:
+            await connection.execute("SELECT %s::int, repeat('x', 1024)", [number])
+        finally:
+            pool.put_nowait(connection)
+
+    actions = {"ask": ask, "query": query}
+    while line := await asyncio.to_thread(sys.stdin.readline):
+        command = json.loads(line)
+        action = actions[command["do"]]
+        await measure(action, concurrency=command["concurrency"], secs=1)
+        result = await measure(
+            action, concurrency=command["concurrency"], secs=command["secs"]
+        )
+        sys.stdout.write(json.dumps(result) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    asyncio.run(run(Application.objects.get(name=sys.argv[1])))
