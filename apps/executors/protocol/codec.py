@@ -1,0 +1,240 @@
+"""Encoding requests for one SDK version, and reading what comes back.
+
+A request is built from its definition only: a malformed message ends a TypeScript
+customer's process and disconnects a Python one (protocol reference 1.9, 8).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from apps import errors
+from apps.executors.protocol.messages import Request, Rule, Wire
+from apps.executors.protocol.replies import Reply
+from apps.executors.protocol.rows import WorkflowRow
+from apps.executors.protocol.versions import BULK_IDS, LISTS, Peer
+
+__all__ = [
+    "Peer",
+    "encode",
+    "error_summary",
+    "is_unknown_type",
+    "parse_reply",
+    "peek_request_id",
+    "refilter",
+    "split",
+    "supports",
+]
+
+UNKNOWN_TYPE = "Unknown message type"
+HEAD_CHARS = 2_048
+SUMMARY_CHARS = 500
+_REQUEST_ID = re.compile(r'"request_id"\s*:\s*"((?:[^"\\]|\\.)*)"')
+
+
+# --- Encoding --------------------------------------------------------------------
+
+
+def supports(peer: Peer, message: type[Request]) -> bool:
+    """Whether this SDK version answers the message."""
+    last = message.until.get(peer.language or "python")
+    if last is not None and peer.version >= last:
+        return False
+    return message.since.known_by(peer)
+
+
+def split(request: Request, peer: Peer) -> list[Request]:
+    """Return the messages that do what `request` asks: one per workflow for SDKs that
+    take only one id at a time."""
+    ids: tuple[str, ...] = getattr(request, request.bulk) if request.bulk else ()
+    if len(ids) <= 1 or BULK_IDS.known_by(peer):
+        return [request]
+    return [dataclasses.replace(request, **{request.bulk: (one,)}) for one in ids]
+
+
+def encode(request: Request, request_id: str, peer: Peer) -> str:
+    """Write one message as this SDK version reads it.
+
+    Raises: UnsupportedByExecutor where the version lacks the message, or an attribute
+    without which it would do something else.
+    """
+    if not supports(peer, type(request)):
+        raise errors.UnsupportedByExecutor(
+            f"{peer} does not support {request.type}: "
+            f"{request.since.describe(peer.language)}."
+        )
+    # First of all members: Java looks for the type in the first 200 characters.
+    message: dict[str, Any] = {"type": request.type, "request_id": request_id}
+    body: dict[str, Any] = {}
+    for field in dataclasses.fields(request):
+        wire: Wire = field.metadata["wire"]
+        value = getattr(request, field.name)
+        if not wire.since.known_by(peer):
+            _refuse_if_essential(request, field.name, wire, value, peer)
+            continue
+        target = body if wire.in_body else message
+        if request.bulk == field.name:
+            _write_ids(message, value, peer)
+            continue
+        written, text = _write(wire.rule, value, peer)
+        if written:
+            for name in (field.name, *wire.spellings):
+                target[name] = text
+    if request.has_body:
+        message["body"] = body
+    return json.dumps(message)
+
+
+def _write_ids(message: dict[str, Any], ids: tuple[str, ...], peer: Peer) -> None:
+    if not ids:
+        raise errors.InvalidInput("Name at least one workflow.")
+    message["workflow_id"] = ids[0]
+    if BULK_IDS.known_by(peer):
+        message["workflow_ids"] = list(ids)
+
+
+def _refuse_if_essential(
+    request: Request, name: str, wire: Wire, value: object, peer: Peer
+) -> None:
+    if wire.is_essential and value not in (None, False, ()):
+        raise errors.UnsupportedByExecutor(
+            f"{peer} does not support {name} in {request.type}: "
+            f"{wire.since.describe(peer.language)}."
+        )
+
+
+def _write(rule: Rule, value: Any, peer: Peer) -> tuple[bool, Any]:
+    """Return whether to write the attribute, and what."""
+    match rule:
+        case Rule.ALWAYS:
+            return True, _plain(value)
+        case Rule.OMIT:
+            return value is not None, _plain(value)
+        case Rule.FLAG:
+            return True, bool(value)
+        case Rule.LIST:
+            return bool(value), list(value)
+        case Rule.LIST_ALWAYS:
+            return True, list(value) or None
+        case Rule.ONE_OR_LIST:
+            return bool(value), _one_or_list(value, peer)
+        case Rule.ONE_OR_LIST_ALWAYS:
+            return True, _one_or_list(value, peer)
+
+
+def _one_or_list(values: Sequence[str], peer: Peer) -> Any:
+    """A scalar where one will do. SDKs older than lists get none: what they then answer
+    too much of is filtered afterwards."""
+    if not values:
+        return None
+    if len(values) == 1:
+        return values[0]
+    return list(values) if LISTS.known_by(peer) else None
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return _time(value)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _time(value: datetime) -> str:
+    """The one form that every SDK parses: three digits and a numeric offset."""
+    return value.astimezone(UTC).isoformat(timespec="milliseconds")
+
+
+# --- Reading ---------------------------------------------------------------------
+
+
+def peek_request_id(text: str) -> str | None:
+    """Find whom a reply is for, without parsing it: every SDK writes the envelope
+    first. Falls back to parsing for those that do not."""
+    found = _REQUEST_ID.search(text, 0, HEAD_CHARS)
+    if found is not None:
+        try:
+            return str(json.loads(f'"{found[1]}"'))
+        except ValueError:
+            return None
+    try:
+        message = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    request_id = message.get("request_id") if isinstance(message, dict) else None
+    return request_id if isinstance(request_id, str) else None
+
+
+def parse_reply(request: Request, text: str | bytes) -> Any:
+    """Read a reply as the request's `Reply`. Lenient in everything but being JSON.
+
+    Raises: ProtocolError.
+    """
+    try:
+        raw = json.loads(text)
+    except (ValueError, RecursionError) as exc:
+        raise errors.ProtocolError("The executor's reply is not JSON.") from exc
+    if not isinstance(raw, dict):
+        raise errors.ProtocolError("The executor's reply is not a JSON object.")
+    return type(request).Reply.parse(raw)
+
+
+def is_unknown_type(reply: Reply) -> bool:
+    """Whether the executor said that it does not know the message."""
+    return reply.error_message == UNKNOWN_TYPE
+
+
+def error_summary(error_message: str) -> str:
+    """The part of an error that may be shown: never the trace, which holds paths, SQL
+    and parameter values, but the exception's own last line."""
+    lines = [line.strip() for line in error_message.strip().splitlines()]
+    lines = [line for line in lines if line]
+    if not lines:
+        return "The executor gave no reason."
+    text = lines[0]
+    if "Traceback (most recent call last)" in error_message:
+        head = lines[0].split(": Traceback", 1)[0]
+        exceptions = [
+            line for line in lines if re.match(r"[\w.]*(Error|Exception|Exc)\w*:", line)
+        ]
+        text = f"{head}: {exceptions[-1]}" if exceptions else head
+    return text[:SUMMARY_CHARS]
+
+
+# --- Filters that an old SDK ignores ------------------------------------------------
+
+_COLUMNS = {
+    "workflow_uuids": "workflow_id",
+    "workflow_name": "name",
+    "authenticated_user": "authenticated_user",
+    "status": "status",
+    "application_version": "application_version",
+    "forked_from": "forked_from",
+    "queue_name": "queue_name",
+    "executor_id": "executor_id",
+    "parent_workflow_id": "parent_workflow_id",
+    "schedule_name": "schedule_name",
+    "application_name": "application_name",
+}
+
+
+def refilter(
+    request: Request, peer: Peer, rows: Iterable[WorkflowRow]
+) -> list[WorkflowRow]:
+    """Drop the rows that do not pass the request's filters: an SDK silently ignores a
+    filter that it does not know."""
+    kept = list(rows)
+    for name, column in _COLUMNS.items():
+        wanted = getattr(request, name, ())
+        if wanted and name != "application_name":
+            kept = [row for row in kept if getattr(row, column) in wanted]
+    prefixes = tuple(getattr(request, "workflow_id_prefix", ()))
+    if prefixes:
+        kept = [row for row in kept if row.workflow_id.startswith(prefixes)]
+    has_parent = getattr(request, "has_parent", None)
+    if has_parent is not None:
+        kept = [row for row in kept if bool(row.parent_workflow_id) is has_parent]
+    return kept
