@@ -1,0 +1,88 @@
+"""Who acts, and what they may do. Permissions are decided here and nowhere else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from django.contrib.auth.models import User
+from django.http import HttpRequest
+
+from apps import errors
+from apps.registry.models import Application, Membership, Organization, Permission
+
+ALL_PERMISSIONS = frozenset(Permission.values)
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """Somebody in one organization: a member, a key, or Conductor itself."""
+
+    kind: str
+    id: str
+    display: str
+    organization: Organization
+    permissions: frozenset[str]
+    # None: every application of the organization.
+    application_ids: frozenset[int] | None = None
+    user: User | None = None
+    source_ip: str = ""
+    request_id: str = ""
+    user_agent: str = ""
+
+    def sees(self, application: Application) -> bool:
+        return application.organization_id == self.organization.pk and (
+            self.application_ids is None or application.pk in self.application_ids
+        )
+
+    def may(self, permission: str, application: Application | None = None) -> bool:
+        if application is not None and not self.sees(application):
+            return False
+        return permission in self.permissions
+
+    def require(self, permission: str, application: Application | None = None) -> None:
+        """Raises: NotFound for what the actor cannot see, Forbidden for what it may
+        not do."""
+        if application is not None and not self.sees(application):
+            raise errors.NotFound("No such application.")
+        if permission not in self.permissions:
+            raise errors.Forbidden(f"This needs the permission {permission}.")
+
+
+def actor_for(request: HttpRequest, organization_name: str) -> Actor:
+    """Return the signed-in person as a member of the organization.
+
+    Raises: NotFound, also where the organization exists but is not theirs.
+    """
+    membership = None
+    if request.user.is_authenticated:
+        membership = (
+            Membership.objects.select_related("organization", "role")
+            .filter(user_id=request.user.pk, organization__name=organization_name)
+            .first()
+        )
+    if membership is None or not isinstance(request.user, User):
+        raise errors.NotFound("No such organization.")
+    return member_actor(membership, request.user, request)
+
+
+def member_actor(
+    membership: Membership, user: User, request: HttpRequest | None = None
+) -> Actor:
+    """Return a member as an actor, with the traces of the request for the audit log."""
+    meta = request.META if request is not None else {}
+    return Actor(
+        kind="user",
+        id=str(user.pk),
+        display=user.email or user.get_username(),
+        organization=membership.organization,
+        permissions=frozenset(membership.role.permissions) & ALL_PERMISSIONS,
+        user=user,
+        source_ip=str(meta.get("REMOTE_ADDR", ""))[:45],
+        request_id=str(meta.get("HTTP_X_REQUEST_ID", ""))[:64],
+        user_agent=str(meta.get("HTTP_USER_AGENT", ""))[:256],
+    )
+
+
+def system_actor(organization: Organization) -> Actor:
+    """Conductor itself, or whoever has a shell on its machine."""
+    return Actor("system", "system", "system", organization, ALL_PERMISSIONS)

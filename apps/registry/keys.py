@@ -1,0 +1,42 @@
+"""API key secrets: `dbos_<prefix>_<secret>`, kept only as a SHA-256 and the prefix."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import secrets
+import string
+
+from apps.registry.models import ApiKey
+
+_ALPHABET = string.ascii_letters + string.digits
+_SECRET = re.compile(r"dbos_([A-Za-z0-9]{8})_[A-Za-z0-9]{43}")
+
+
+def new_secret() -> tuple[str, str]:
+    """Return a fresh secret and its look-up prefix. 43 characters are 256 bits."""
+    prefix = _random(8)
+    return f"dbos_{prefix}_{_random(43)}", prefix
+
+
+def hash_secret(secret: str) -> str:
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def find_by_secret(secret: str) -> ApiKey | None:
+    """Return the key that this secret opens, usable or not; None if it opens none.
+
+    One query; the comparison takes the same time whatever the secret.
+    """
+    found = _SECRET.fullmatch(secret)
+    if found is None:
+        return None
+    key = ApiKey.objects.filter(prefix=found[1]).first()
+    if key is None or not hmac.compare_digest(key.secret_hash, hash_secret(secret)):
+        return None
+    return key
+
+
+def _random(length: int) -> str:
+    return "".join(secrets.choice(_ALPHABET) for _ in range(length))

@@ -1,0 +1,112 @@
+"""Make an organization, its admin, applications and a key, without a browser."""
+
+from __future__ import annotations
+
+import json
+from argparse import ArgumentParser
+from typing import Any
+
+from allauth.account.models import EmailAddress
+from django.contrib.auth.models import User
+from django.core.management import CommandError
+from django.core.management.base import BaseCommand
+from django.db import transaction
+
+from apps import errors
+from apps.registry import services
+from apps.registry.auth import system_actor
+from apps.registry.models import (
+    ApiKey,
+    Application,
+    Membership,
+    Organization,
+    Permission,
+    Role,
+)
+
+
+class Command(BaseCommand):
+    help = (
+        "Make what is missing of an organization, its admin, its applications and a "
+        "new API key. Safe to repeat, but for the key, whose name must be new."
+    )
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("--org", required=True)
+        parser.add_argument("--email", required=True)
+        parser.add_argument("--password", required=True)
+        parser.add_argument("--app", action="append", default=[])
+        parser.add_argument("--key-name")
+        parser.add_argument(
+            "--permission",
+            action="append",
+            choices=[p for p in Permission.values if p != Permission.TOKEN_WRITE],
+            help="Of the key; repeatable. Default: websocket.connect.",
+        )
+        parser.add_argument("--json", action="store_true")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        try:
+            with transaction.atomic():
+                result = provision(**options)
+        except errors.ConductorError as exc:
+            raise CommandError(exc.message) from exc
+        if options["json"]:
+            self.stdout.write(json.dumps(result))
+            return
+        for name, value in result.items():
+            self.stdout.write(f"{name}: {value}")
+
+
+def provision(
+    *,
+    org: str,
+    email: str,
+    password: str,
+    app: list[str],
+    key_name: str | None,
+    permission: list[str] | None,
+    **_: Any,
+) -> dict[str, Any]:
+    """Make what is missing and return `{"org", "apps", "key", "email"}`."""
+    user = _ensure_user(email, password)
+    organization = Organization.objects.filter(name=org).first()
+    if organization is None:
+        organization = services.create_organization(user=user, name=org)
+    Membership.objects.get_or_create(
+        user=user,
+        organization=organization,
+        defaults={"role": services.builtin_role(Role.ADMIN)},
+    )
+    actor = system_actor(organization)
+    for name in app:
+        if not Application.objects.filter(
+            organization=organization, name=name
+        ).exists():
+            services.create_application(actor=actor, name=name)
+    secret = None
+    if key_name is not None:
+        if ApiKey.objects.filter(organization=organization, name=key_name).exists():
+            raise errors.Conflict(
+                f"An API key named {key_name!r} exists already, and its secret was "
+                "shown when it was made. Choose another --key-name."
+            )
+        _, secret = services.create_api_key(
+            actor=actor, name=key_name, permissions=permission
+        )
+    return {"org": org, "apps": app, "key": secret, "email": email}
+
+
+def _ensure_user(email: str, password: str) -> User:
+    """Find or make the user; their address counts as verified. An existing password is
+    left alone."""
+    email = email.lower()
+    user = User.objects.filter(email=email).first()
+    if user is None:
+        user = User.objects.create_user(
+            username=email[:150], email=email, password=password
+        )
+    EmailAddress.objects.get_or_create(
+        user=user, email=email, defaults={"verified": True, "primary": True}
+    )
+    return user

@@ -1,0 +1,40 @@
+"""`CONDUCTOR_AUTH=none`: everyone who can connect is the user `local`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from django.contrib.auth.models import User
+from django.db import transaction
+from django.http import HttpRequest, HttpResponse
+
+from apps.registry import services
+from apps.registry.models import Organization
+
+LOCAL = "local"
+
+
+def ensure_local_user() -> User:
+    """Return the user `local` of the organization `local`, making both at first."""
+    user = User.objects.filter(username=LOCAL).first()
+    if user is not None:
+        return user
+    with transaction.atomic():
+        user, made = User.objects.get_or_create(
+            username=LOCAL, defaults={"email": "local@localhost"}
+        )
+        if made:
+            user.set_unusable_password()
+            user.save(update_fields=["password"])
+        if not Organization.objects.filter(name=LOCAL).exists():
+            services.create_organization(user=user, name=LOCAL)
+    return user
+
+
+class LocalUserMiddleware:
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        request.user = ensure_local_user()
+        return self.get_response(request)

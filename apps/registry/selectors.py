@@ -1,0 +1,122 @@
+"""Reads of the registry. Access is part of the query that fetches."""
+
+from __future__ import annotations
+
+from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
+from django.db.models import QuerySet
+
+from apps import errors
+from apps.registry.auth import Actor
+from apps.registry.keys import hash_secret
+from apps.registry.models import (
+    ApiKey,
+    Application,
+    AuditEntry,
+    Invitation,
+    Membership,
+    Organization,
+    Permission,
+    Role,
+)
+
+
+def organizations_of(
+    user: AbstractBaseUser | AnonymousUser,
+) -> QuerySet[Organization]:
+    """The organizations that a person belongs to, by name."""
+    return Organization.objects.filter(memberships__user_id=user.pk).order_by("name")
+
+
+def applications_of(actor: Actor) -> QuerySet[Application]:
+    """The applications that an actor sees, by name."""
+    found = Application.objects.filter(organization=actor.organization)
+    if actor.application_ids is not None:
+        found = found.filter(pk__in=actor.application_ids)
+    return found.order_by("name")
+
+
+def get_application_for(*, actor: Actor, name: str, permission: str) -> Application:
+    """Raises: NotFound for an unknown, foreign or unseen one; Forbidden."""
+    application = applications_of(actor).filter(name=name).first()
+    if application is None:
+        raise errors.NotFound("No such application.")
+    actor.require(permission, application)
+    return application
+
+
+def api_keys_of(actor: Actor) -> QuerySet[ApiKey]:
+    actor.require(Permission.TOKEN_READ)
+    keys = ApiKey.objects.filter(organization=actor.organization)
+    return (
+        keys.select_related("created_by")
+        .prefetch_related("applications")
+        .order_by("revoked_at", "name")
+    )
+
+
+def get_api_key_for(*, actor: Actor, pk: int, permission: str) -> ApiKey:
+    key = ApiKey.objects.filter(organization=actor.organization, pk=pk).first()
+    if key is None:
+        raise errors.NotFound("No such API key.")
+    actor.require(permission)
+    return key
+
+
+def memberships_of(actor: Actor) -> QuerySet[Membership]:
+    actor.require(Permission.ORGANIZATION_READ)
+    members = Membership.objects.filter(organization=actor.organization)
+    return members.select_related("user", "role").order_by("user__email")
+
+
+def get_membership_for(*, actor: Actor, pk: int, permission: str) -> Membership:
+    members = Membership.objects.filter(organization=actor.organization, pk=pk)
+    member = members.select_related("user", "role").first()
+    if member is None:
+        raise errors.NotFound("No such member.")
+    actor.require(permission)
+    return member
+
+
+def roles_of(organization: Organization) -> QuerySet[Role]:
+    """The built-in roles and the organization's own."""
+    return (
+        Role.objects.filter(organization=None)
+        | Role.objects.filter(organization=organization)
+    ).order_by("organization_id", "name")
+
+
+def invitations_of(actor: Actor) -> QuerySet[Invitation]:
+    """Those that were neither accepted nor revoked, newest first."""
+    actor.require(Permission.ORGANIZATION_READ)
+    return (
+        Invitation.objects.filter(
+            organization=actor.organization, accepted_at=None, revoked_at=None
+        )
+        .select_related("role", "created_by")
+        .order_by("-id")
+    )
+
+
+def get_invitation_for(*, actor: Actor, pk: int, permission: str) -> Invitation:
+    found = Invitation.objects.filter(organization=actor.organization, pk=pk).first()
+    if found is None:
+        raise errors.NotFound("No such invitation.")
+    actor.require(permission)
+    return found
+
+
+def find_invitation(secret: str) -> Invitation | None:
+    """The invitation that a link's secret opens, whatever its state."""
+    found = Invitation.objects.filter(secret_hash=hash_secret(secret))
+    return found.select_related("organization", "role").first()
+
+
+def audit_entries_of(
+    actor: Actor, *, before_id: int | None = None
+) -> QuerySet[AuditEntry]:
+    """Newest first; `before_id` continues a page."""
+    actor.require(Permission.ORGANIZATION_READ)
+    entries = AuditEntry.objects.filter(organization=actor.organization)
+    if before_id is not None:
+        entries = entries.filter(pk__lt=before_id)
+    return entries.order_by("-id")
