@@ -24,6 +24,12 @@ class NotFound(ConductorError):
     code = "not_found"
 
 
+class NotSignedIn(ConductorError):
+    """Nobody is signed in; pages lead to the sign-in."""
+
+    code = "not_signed_in"
+
+
 class Forbidden(ConductorError):
     """The actor may see it but not do this."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from django.contrib import messages
+from django.contrib.auth.views import redirect_to_login
 from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect
@@ -54,6 +55,8 @@ class ErrorTranslationMiddleware:
     def process_exception(
         self, request: HttpRequest, exception: Exception
     ) -> HttpResponse | None:
+        if isinstance(exception, errors.NotSignedIn):
+            return redirect_to_login(request.get_full_path())
         if isinstance(exception, errors.NotFound):
             raise Http404(exception.message) from exception
         if isinstance(exception, errors.Forbidden):

@@ -51,18 +51,24 @@ class Actor:
 def actor_for(request: HttpRequest, organization_name: str) -> Actor:
     """Return the signed-in person as a member of the organization.
 
-    Raises: NotFound, also where the organization exists but is not theirs.
+    Raises: NotSignedIn; NotFound, also where the organization exists but is not theirs.
     """
-    membership = None
-    if request.user.is_authenticated:
-        membership = (
-            Membership.objects.select_related("organization", "role")
-            .filter(user_id=request.user.pk, organization__name=organization_name)
-            .first()
-        )
-    if membership is None or not isinstance(request.user, User):
+    user = signed_in_user(request)
+    membership = (
+        Membership.objects.select_related("organization", "role")
+        .filter(user=user, organization__name=organization_name)
+        .first()
+    )
+    if membership is None:
         raise errors.NotFound("No such organization.")
-    return member_actor(membership, request.user, request)
+    return member_actor(membership, user, request)
+
+
+def signed_in_user(request: HttpRequest) -> User:
+    """Raises: NotSignedIn."""
+    if not isinstance(request.user, User):
+        raise errors.NotSignedIn("Sign in first.")
+    return request.user
 
 
 def member_actor(

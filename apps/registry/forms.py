@@ -1,0 +1,135 @@
+"""Forms of the registry: HTML input into values; the services do the rest."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from django import forms
+from django.utils import timezone
+
+from apps.registry.auth import Actor
+from apps.registry.models import (
+    Permission,
+    Role,
+    application_name,
+    organization_name,
+)
+from apps.registry.selectors import applications_of, roles_of
+
+PERMISSION_WORDS = {
+    Permission.WEBSOCKET_CONNECT: "Connect executors",
+    Permission.APPLICATION_READ: "Read applications and workflows",
+    Permission.APPLICATION_WRITE: "Change applications, command workflows",
+    Permission.METRIC_READ: "Read metrics",
+    Permission.ORGANIZATION_READ: "Read the organization and its audit log",
+    Permission.ORGANIZATION_WRITE: "Change the organization and its members",
+    Permission.TOKEN_READ: "See the list of API keys",
+}
+
+
+class StyledForm(forms.Form):
+    """Adds the UI kit's classes to every widget."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.label_suffix = ""
+        for name, field in self.fields.items():
+            widget = field.widget
+            if isinstance(widget, forms.CheckboxInput | forms.CheckboxSelectMultiple):
+                widget.attrs.setdefault("class", "form-check-input")
+            elif isinstance(widget, forms.Select):
+                widget.attrs.setdefault("class", "form-select")
+            else:
+                widget.attrs.setdefault("class", "form-control")
+            if self.is_bound and name in self.errors:
+                widget.attrs["class"] += " is-invalid"
+
+
+class OrganizationForm(StyledForm):
+    name = forms.CharField(
+        max_length=30,
+        validators=[organization_name],
+        help_text="3 to 30 lowercase letters, digits and underscores.",
+    )
+
+
+class ApplicationForm(StyledForm):
+    name = forms.CharField(
+        max_length=256,
+        validators=[application_name],
+        help_text="Exactly the name in your application's DBOS configuration.",
+    )
+    private_mode = forms.BooleanField(
+        required=False,
+        label="Private mode",
+        help_text="Keep nothing about this application's workflows in Conductor.",
+    )
+
+
+class ApplicationSettingsForm(StyledForm):
+    executor_timeout_secs = forms.IntegerField(
+        min_value=1,
+        max_value=86_400,
+        label="Executor timeout, in seconds",
+        help_text="How long a disconnected executor may take to come back before "
+        "another one takes its workflows over.",
+    )
+    private_mode = forms.BooleanField(
+        required=False,
+        label="Private mode",
+        help_text="Keep nothing about this application's workflows in Conductor.",
+    )
+
+
+class ApiKeyForm(StyledForm):
+    LIFETIMES = (("", "Never"), ("30", "30 days"), ("90", "90 days"), ("365", "1 year"))
+
+    name = forms.CharField(max_length=100)
+    permissions = forms.MultipleChoiceField(
+        widget=forms.CheckboxSelectMultiple, initial=[Permission.WEBSOCKET_CONNECT]
+    )
+    applications = forms.ModelMultipleChoiceField(
+        queryset=None,
+        required=False,
+        widget=forms.CheckboxSelectMultiple,
+        help_text="None ticked: every application, also later ones.",
+    )
+    expires = forms.ChoiceField(choices=LIFETIMES, required=False, label="Expires in")
+
+    def __init__(self, *args: Any, actor: Actor, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fields["permissions"].choices = [  # type: ignore[attr-defined]
+            (permission, words)
+            for permission, words in PERMISSION_WORDS.items()
+            if permission in actor.permissions
+        ]
+        self.fields["applications"].queryset = applications_of(actor)  # type: ignore[attr-defined]
+
+    def service_arguments(self) -> dict[str, Any]:
+        """The cleaned values as `services.create_api_key` takes them."""
+        data = self.cleaned_data
+        days = data["expires"]
+        return {
+            "name": data["name"],
+            "permissions": data["permissions"],
+            "applications": list(data["applications"]) or None,
+            "expires_at": timezone.now() + timedelta(days=int(days)) if days else None,
+        }
+
+
+class InvitationForm(StyledForm):
+    email = forms.EmailField(required=False, label="E-mail (optional, as a reminder)")
+    role = forms.ModelChoiceField(queryset=Role.objects.none(), empty_label=None)
+
+    def __init__(self, *args: Any, actor: Actor, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fields["role"].queryset = roles_of(actor.organization)  # type: ignore[attr-defined]
+
+
+class RoleForm(StyledForm):
+    role = forms.ModelChoiceField(queryset=Role.objects.none(), empty_label=None)
+
+    def __init__(self, *args: Any, actor: Actor, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fields["role"].queryset = roles_of(actor.organization)  # type: ignore[attr-defined]

@@ -1,0 +1,42 @@
+"""URLs of the registry's pages."""
+
+from __future__ import annotations
+
+from django.urls import path
+
+from apps.registry import views
+
+app_name = "registry"
+
+_ORG = "orgs/<slug:org>/"
+_APP = _ORG + "apps/<str:app>/"
+
+urlpatterns = [
+    path("orgs/", views.organization_home, name="organization_home"),
+    path("new-organization/", views.organization_create, name="organization_create"),
+    path(
+        "invitations/<str:secret>/", views.invitation_accept, name="invitation_accept"
+    ),
+    # Applications
+    path(
+        _ORG + "new-application/", views.application_create, name="application_create"
+    ),
+    path(_APP + "settings/", views.application_settings, name="application_settings"),
+    path(_APP + "delete/", views.application_delete, name="application_delete"),
+    # API keys
+    path(_ORG + "keys/", views.key_list, name="key_list"),
+    path(_ORG + "keys/new/", views.key_create, name="key_create"),
+    path(_ORG + "keys/<int:pk>/revoke/", views.key_revoke, name="key_revoke"),
+    # Members
+    path(_ORG + "members/", views.member_list, name="member_list"),
+    path(_ORG + "members/invite/", views.invitation_create, name="invitation_create"),
+    path(
+        _ORG + "members/invitations/<int:pk>/revoke/",
+        views.invitation_revoke,
+        name="invitation_revoke",
+    ),
+    path(_ORG + "members/<int:pk>/role/", views.member_role, name="member_role"),
+    path(_ORG + "members/<int:pk>/remove/", views.member_remove, name="member_remove"),
+    # Audit
+    path(_ORG + "audit/", views.audit_list, name="audit_list"),
+]

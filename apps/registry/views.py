@@ -1,0 +1,328 @@
+"""The registry's pages: organizations, applications, API keys, members, audit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib import messages
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.urls import reverse
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import (
+    require_http_methods,
+    require_POST,
+    require_safe,
+)
+
+from apps import errors
+from apps.registry import auth, forms, selectors, services
+from apps.registry.adapter import INVITATION_SESSION_KEY
+from apps.registry.auth import Actor
+from apps.registry.models import Application, Permission
+
+AUDIT_PAGE = 50
+_form_page = require_http_methods(["GET", "HEAD", "POST"])
+
+
+def _page(
+    request: HttpRequest,
+    template: str,
+    actor: Actor,
+    context: dict[str, Any],
+    *,
+    status: int = 200,
+) -> HttpResponse:
+    base = {"organization": actor.organization, "actor": actor}
+    return render(request, template, base | context, status=status)
+
+
+def _explain(form: forms.StyledForm, error: errors.ConductorError) -> None:
+    """Put a service's refusal where the person looks: at the field, or on top."""
+    field = str(error.details.get("field", ""))
+    form.add_error(field if field in form.fields else None, error.message)
+
+
+# --- Organizations ---------------------------------------------------------------
+
+
+@require_safe
+def organization_home(request: HttpRequest) -> HttpResponse:
+    """The way in: to the first organization, or to founding one."""
+    user = auth.signed_in_user(request)
+    first = selectors.organizations_of(user).first()
+    if first is None:
+        return redirect("registry:organization_create")
+    return redirect("executors:application_list", org=first.name)
+
+
+@_form_page
+def organization_create(request: HttpRequest) -> HttpResponse:
+    user = auth.signed_in_user(request)
+    form = forms.OrganizationForm(request.POST or None)
+    if request.method == "POST" and form.is_valid():
+        try:
+            organization = services.create_organization(
+                user=user, name=form.cleaned_data["name"]
+            )
+        except (errors.InvalidInput, errors.Conflict) as exc:
+            _explain(form, exc)
+        else:
+            return redirect("executors:application_list", org=organization.name)
+    return render(
+        request,
+        "registry/organization_create.html",
+        {"form": form},
+        status=422 if form.is_bound else 200,
+    )
+
+
+# --- Applications ----------------------------------------------------------------
+
+
+@_form_page
+def application_create(request: HttpRequest, org: str) -> HttpResponse:
+    actor = auth.actor_for(request, org)
+    if request.method != "POST":
+        actor.require(Permission.APPLICATION_WRITE)
+    form = forms.ApplicationForm(
+        request.POST or None, initial={"name": request.GET.get("name", "")}
+    )
+    if request.method == "POST" and form.is_valid():
+        try:
+            application = services.create_application(actor=actor, **form.cleaned_data)
+        except (errors.InvalidInput, errors.Conflict) as exc:
+            _explain(form, exc)
+        else:
+            return redirect(
+                "executors:application_connect", org=org, app=application.name
+            )
+    elif request.method == "POST":
+        actor.require(Permission.APPLICATION_WRITE)
+    return _page(
+        request,
+        "registry/application_create.html",
+        actor,
+        {"form": form, "active": "applications"},
+        status=422 if form.is_bound else 200,
+    )
+
+
+def _writable(request: HttpRequest, org: str, app: str) -> tuple[Actor, Application]:
+    actor = auth.actor_for(request, org)
+    application = selectors.get_application_for(
+        actor=actor, name=app, permission=Permission.APPLICATION_READ
+    )
+    if request.method != "POST":
+        actor.require(Permission.APPLICATION_WRITE, application)
+    return actor, application
+
+
+@_form_page
+def application_settings(request: HttpRequest, org: str, app: str) -> HttpResponse:
+    actor, application = _writable(request, org, app)
+    form = forms.ApplicationSettingsForm(
+        request.POST or None,
+        initial={
+            "executor_timeout_secs": application.executor_timeout_secs,
+            "private_mode": application.private_mode,
+        },
+    )
+    if request.method == "POST":
+        actor.require(Permission.APPLICATION_WRITE, application)
+    if request.method == "POST" and form.is_valid():
+        services.update_application(
+            actor=actor, application=application, **form.cleaned_data
+        )
+        messages.success(request, "Settings saved.")
+        return redirect("registry:application_settings", org=org, app=app)
+    return _page(
+        request,
+        "registry/application_settings.html",
+        actor,
+        {"form": form, "application": application, "active": "settings"},
+        status=422 if form.is_bound else 200,
+    )
+
+
+@require_POST
+def application_delete(request: HttpRequest, org: str, app: str) -> HttpResponse:
+    """Needs the name typed: everything Conductor knows of it goes."""
+    actor, application = _writable(request, org, app)
+    actor.require(Permission.APPLICATION_WRITE, application)
+    if request.POST.get("confirm", "") != application.name:
+        messages.error(request, "Nothing was deleted: the name did not match.")
+        return redirect("registry:application_settings", org=org, app=app)
+    services.delete_application(actor=actor, application=application)
+    messages.success(request, f"Application {app} was deleted.")
+    return redirect("executors:application_list", org=org)
+
+
+# --- API keys --------------------------------------------------------------------
+
+
+@require_safe
+def key_list(request: HttpRequest, org: str) -> HttpResponse:
+    actor = auth.actor_for(request, org)
+    keys = selectors.api_keys_of(actor)
+    return _page(
+        request, "registry/key_list.html", actor, {"keys": keys, "active": "keys"}
+    )
+
+
+@_form_page
+@never_cache
+def key_create(request: HttpRequest, org: str) -> HttpResponse:
+    """A form; then the new secret, once."""
+    actor = auth.actor_for(request, org)
+    actor.require(Permission.TOKEN_WRITE)
+    form = forms.ApiKeyForm(request.POST or None, actor=actor)
+    if request.method == "POST" and form.is_valid():
+        try:
+            key, secret = services.create_api_key(
+                actor=actor, **form.service_arguments()
+            )
+        except (errors.InvalidInput, errors.Conflict) as exc:
+            _explain(form, exc)
+        else:
+            context = {"key": key, "secret": secret, "active": "keys"}
+            return _page(request, "registry/key_created.html", actor, context)
+    return _page(
+        request,
+        "registry/key_create.html",
+        actor,
+        {"form": form, "active": "keys"},
+        status=422 if form.is_bound else 200,
+    )
+
+
+@require_POST
+def key_revoke(request: HttpRequest, org: str, pk: int) -> HttpResponse:
+    actor = auth.actor_for(request, org)
+    key = selectors.get_api_key_for(
+        actor=actor, pk=pk, permission=Permission.TOKEN_READ
+    )
+    services.revoke_api_key(actor=actor, key=key)
+    messages.success(
+        request, f"Key {key.name} was revoked. Its open connections close in seconds."
+    )
+    return redirect("registry:key_list", org=org)
+
+
+# --- Members ---------------------------------------------------------------------
+
+
+def _members_page(
+    request: HttpRequest,
+    actor: Actor,
+    *,
+    form: forms.InvitationForm | None = None,
+    link: str = "",
+) -> HttpResponse:
+    context = {
+        "members": selectors.memberships_of(actor),
+        "invitations": selectors.invitations_of(actor),
+        "roles": selectors.roles_of(actor.organization),
+        "form": form or forms.InvitationForm(actor=actor),
+        "link": link,
+        "active": "members",
+    }
+    status = 422 if form is not None and form.errors else 200
+    return _page(request, "registry/member_list.html", actor, context, status=status)
+
+
+@require_safe
+def member_list(request: HttpRequest, org: str) -> HttpResponse:
+    return _members_page(request, auth.actor_for(request, org))
+
+
+@require_POST
+@never_cache
+def invitation_create(request: HttpRequest, org: str) -> HttpResponse:
+    """Answers with the link, once."""
+    actor = auth.actor_for(request, org)
+    actor.require(Permission.ORGANIZATION_WRITE)
+    form = forms.InvitationForm(request.POST, actor=actor)
+    if not form.is_valid():
+        return _members_page(request, actor, form=form)
+    _, secret = services.invite_member(actor=actor, **form.cleaned_data)
+    path = reverse("registry:invitation_accept", args=[secret])
+    return _members_page(request, actor, link=request.build_absolute_uri(path))
+
+
+@require_POST
+def invitation_revoke(request: HttpRequest, org: str, pk: int) -> HttpResponse:
+    actor = auth.actor_for(request, org)
+    invitation = selectors.get_invitation_for(
+        actor=actor, pk=pk, permission=Permission.ORGANIZATION_READ
+    )
+    services.revoke_invitation(actor=actor, invitation=invitation)
+    messages.success(request, "The invitation is no longer valid.")
+    return redirect("registry:member_list", org=org)
+
+
+@_form_page
+@never_cache
+def invitation_accept(request: HttpRequest, secret: str) -> HttpResponse:
+    """A signed-in person confirms; a stranger signs up first and joins by it."""
+    if not request.user.is_authenticated:
+        request.session[INVITATION_SESSION_KEY] = secret
+        return redirect("account_signup")
+    user = auth.signed_in_user(request)
+    if request.method == "POST":
+        membership = services.accept_invitation(user=user, secret=secret)
+        return redirect("executors:application_list", org=membership.organization.name)
+    invitation = selectors.find_invitation(secret)
+    if invitation is None:
+        raise errors.NotFound("This invitation is not valid any more.")
+    return render(
+        request, "registry/invitation_accept.html", {"invitation": invitation}
+    )
+
+
+@require_POST
+def member_role(request: HttpRequest, org: str, pk: int) -> HttpResponse:
+    actor = auth.actor_for(request, org)
+    membership = selectors.get_membership_for(
+        actor=actor, pk=pk, permission=Permission.ORGANIZATION_READ
+    )
+    actor.require(Permission.ORGANIZATION_WRITE)
+    form = forms.RoleForm(request.POST, actor=actor)
+    if not form.is_valid():
+        raise errors.InvalidInput("Choose one of the organization's roles.")
+    services.change_role(
+        actor=actor, membership=membership, role=form.cleaned_data["role"]
+    )
+    messages.success(request, "The role was changed.")
+    return redirect("registry:member_list", org=org)
+
+
+@require_POST
+def member_remove(request: HttpRequest, org: str, pk: int) -> HttpResponse:
+    actor = auth.actor_for(request, org)
+    membership = selectors.get_membership_for(
+        actor=actor, pk=pk, permission=Permission.ORGANIZATION_READ
+    )
+    services.remove_member(actor=actor, membership=membership)
+    messages.success(request, "The member was removed.")
+    return redirect("registry:member_list", org=org)
+
+
+# --- Audit -----------------------------------------------------------------------
+
+
+@require_safe
+def audit_list(request: HttpRequest, org: str) -> HttpResponse:
+    actor = auth.actor_for(request, org)
+    before = request.GET.get("before", "")
+    before_id = int(before) if before.isdecimal() and len(before) < 19 else None
+    entries = list(
+        selectors.audit_entries_of(actor, before_id=before_id)[: AUDIT_PAGE + 1]
+    )
+    older = entries[AUDIT_PAGE - 1].pk if len(entries) > AUDIT_PAGE else None
+    return _page(
+        request,
+        "registry/audit_list.html",
+        actor,
+        {"entries": entries[:AUDIT_PAGE], "older": older, "active": "audit"},
+    )
