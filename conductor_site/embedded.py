@@ -53,6 +53,8 @@ class Background:
     def start(self) -> None:
         """Start both threads."""
         app.set_default()
+        # It warns that memory:// names no host.
+        logging.getLogger("kombu.connection").setLevel(logging.ERROR)
         self._worker = WorkController(
             app=app,
             pool_cls="threads",

@@ -16,6 +16,7 @@ import resource
 import socket
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from typing import IO, TYPE_CHECKING
 
@@ -236,6 +237,9 @@ def serve(listener: socket.socket, *, with_background: bool = False) -> int:
     # Before anything that imports Twisted: it chooses the event loop.
     from conductor_site.daphne_server import Server  # isort: skip
     from django.conf import settings
+
+    # Static files come from where they lie, so there may be no collected ones.
+    warnings.filterwarnings("ignore", message="No directory at", category=UserWarning)
 
     from apps.executors import runtime
     from conductor_site.asgi import application

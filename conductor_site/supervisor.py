@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from types import FrameType
 
 logger = logging.getLogger(__name__)
@@ -18,7 +19,7 @@ POLL_SECS = 0.2
 PR_SET_PDEATHSIG = 1
 WORKER_THREADS = "16"
 
-_CELERY = (sys.executable, "-m", "celery", "-A", "conductor_site")
+_CELERY = (sys.executable, "-m", "celery", "-q", "-A", "conductor_site")
 COMMANDS: dict[str, tuple[str, ...]] = {
     "web": (sys.executable, "-m", "conductor_site.server", "--role", "web"),
     # Tasks wait for executors and the database, not for the processor: threads.
@@ -47,7 +48,7 @@ def _end_with_parent() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def supervise(commands: dict[str, tuple[str, ...]] = COMMANDS) -> int:
+def supervise(commands: Mapping[str, tuple[str, ...]] = COMMANDS) -> int:
     """Run all commands until one ends or a signal comes; return the exit code.
 
     A child that ends, even with 0, takes the tree down: half a Conductor is worse than
