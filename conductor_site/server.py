@@ -137,6 +137,9 @@ def bind(host: str, port: int) -> socket.socket:
     """
     listener = None
     try:
+        if not 0 <= port <= 65535:
+            # The resolver would wrap it around to another port.
+            raise OverflowError("a port is a number up to 65535")
         family, kind, _, _, address = socket.getaddrinfo(
             host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
