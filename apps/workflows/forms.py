@@ -1,0 +1,41 @@
+"""HTML input of the workflow pages."""
+
+from __future__ import annotations
+
+from datetime import UTC
+
+from django import forms
+
+from apps.workflows.selectors import STATUSES, Filters
+
+
+class FilterForm(forms.Form):
+    """The list's filters, all optional, all in the query string. Times are UTC."""
+
+    status = forms.MultipleChoiceField(
+        choices=[(status, status) for status in STATUSES], required=False
+    )
+    name = forms.CharField(max_length=255, required=False)
+    id_prefix = forms.CharField(max_length=1000, required=False, strip=False)
+    version = forms.CharField(max_length=255, required=False)
+    created_from = forms.DateTimeField(required=False)
+    created_to = forms.DateTimeField(required=False)
+
+    def filters(self) -> Filters:
+        """The valid ones; what is not valid is shown beside its field."""
+        self.is_valid()
+        data = self.cleaned_data
+        start, end = data.get("created_from"), data.get("created_to")
+        return Filters(
+            status=tuple(data.get("status") or ()),
+            name=data.get("name") or "",
+            id_prefix=data.get("id_prefix") or "",
+            version=data.get("version") or "",
+            created_from=start.astimezone(UTC) if start else None,
+            created_to=end.astimezone(UTC) if end else None,
+        )
+
+
+class ForkForm(forms.Form):
+    start_step = forms.IntegerField(min_value=0, max_value=1_000_000, required=False)
+    application_version = forms.CharField(max_length=255, required=False)
