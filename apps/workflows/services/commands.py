@@ -56,7 +56,7 @@ def cancel_workflow(
 def resume_workflow(
     *, actor: Actor, application: Application, workflow_id: str
 ) -> None:
-    """Let a workflow go on that was cancelled or gave up. No effect on finished ones."""
+    """Let a workflow go on that was cancelled or gave up; else no effect."""
     order = Order(actor, application, Kind.RESUME, workflow_id)
     _give(order, messages.Resume(workflow_ids=(workflow_id,)), {})
 
