@@ -48,7 +48,7 @@ def _render(
     actor: auth.Actor,
     context: dict[str, Any],
 ) -> HttpResponse:
-    template = choose_template(cast(HtmxRequest, request), page, fragment)
+    template = choose_template(cast("HtmxRequest", request), page, fragment)
     base = {"actor": actor, "organization": actor.organization}
     return render(request, template, base | context)
 

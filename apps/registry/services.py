@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
@@ -394,9 +394,9 @@ def _check_role(actor: Actor, role: Role) -> None:
 
 
 def _check_not_last_admin(membership: Membership) -> None:
-    may: Callable[[Membership], bool] = lambda m: (
-        Permission.ORGANIZATION_WRITE in m.role.permissions
-    )
+    def may(m: Membership) -> bool:
+        return Permission.ORGANIZATION_WRITE in m.role.permissions
+
     others = Membership.objects.filter(
         organization_id=membership.organization_id
     ).exclude(pk=membership.pk)

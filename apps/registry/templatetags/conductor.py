@@ -34,7 +34,7 @@ def icon(name: str, css: str = "") -> SafeString:
 
 @register.inclusion_tag("components/status_badge.html")
 def status_badge(status: str, label: str = "") -> dict[str, str]:
-    """A state in its colour. The words are the protocol's own unless `label` is given."""
+    """A state in its colour, in the protocol's own words unless `label` is given."""
     css = str(status).lower().replace(" ", "-")
     return {"css": css, "label": label or str(status)}
 

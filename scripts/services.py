@@ -1,0 +1,185 @@
+"""Run a command with a private PostgreSQL and Redis, and stop them afterwards.
+
+    python scripts/services.py -- pytest
+
+Installs what is missing with apt-get. DATABASE_URL, REDIS_URL and SECRET_KEY are set
+for the command; nothing that already runs on this machine is touched.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+PACKAGES = {
+    "postgresql": "initdb",
+    "redis-server": "redis-server",
+    "chromium": "chromium",
+}
+WAIT_SECS = 30
+
+
+def find(program: str) -> str | None:
+    """Find a program on the PATH or where Debian keeps PostgreSQL's."""
+    found = shutil.which(program)
+    if found:
+        return found
+    versions = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{program}"))
+    return str(versions[-1]) if versions else None
+
+
+def install_missing() -> None:
+    missing = [p for p, program in PACKAGES.items() if find(program) is None]
+    if not missing:
+        return
+    if shutil.which("apt-get") is None:
+        sys.exit(f"Please install: {', '.join(missing)}")
+    sudo = [] if os.geteuid() == 0 else ["sudo", "-n"]
+    # Installing the package must not start a server of its own.
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    for command in (
+        ["apt-get", "update", "-qq"],
+        ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *missing],
+    ):
+        subprocess.run(
+            [*sudo, *command], check=True, env=environment, stdout=sys.stderr
+        )
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_for_port(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + WAIT_SECS
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            break
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.05)
+    sys.exit(f"A server did not start:\n{log.read_text(errors='replace')[-2000:]}")
+
+
+def as_postgres_user(command: list[str]) -> list[str]:
+    """PostgreSQL refuses to run as root."""
+    if os.geteuid() != 0:
+        return command
+    return ["runuser", "-u", "postgres", "--", *command]
+
+
+def start_postgres(home: Path) -> tuple[subprocess.Popen[bytes], str]:
+    data, log, port = home / "pg", home / "pg.log", free_port()
+    home.chmod(0o755)
+    data.mkdir()
+    if os.geteuid() == 0:
+        shutil.chown(data, "postgres", "postgres")
+    initdb, postgres = find("initdb"), find("postgres")
+    assert initdb is not None
+    assert postgres is not None
+    subprocess.run(
+        as_postgres_user(
+            [initdb, "-D", str(data), "-U", "conductor", "-A", "trust", "-E", "UTF8"]
+        ),
+        check=True,
+        stdout=subprocess.DEVNULL,
+        cwd="/",
+    )
+    options = {
+        "port": port,
+        "listen_addresses": "127.0.0.1",
+        "unix_socket_directories": "",
+        "fsync": "off",
+        "full_page_writes": "off",
+        "synchronous_commit": "off",
+        "max_connections": 200,
+    }
+    flags = [part for k, v in options.items() for part in ("-c", f"{k}={v}")]
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            as_postgres_user([postgres, "-D", str(data), *flags]),
+            stdout=output,
+            stderr=output,
+            cwd="/",
+            start_new_session=True,
+        )
+    wait_for_port(port, process, log)
+    return process, f"postgres://conductor@127.0.0.1:{port}/postgres"
+
+
+def start_redis(home: Path) -> tuple[subprocess.Popen[bytes], str]:
+    log, port = home / "redis.log", free_port()
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [
+                "redis-server",
+                "--port",
+                str(port),
+                "--bind",
+                "127.0.0.1",
+                "--save",
+                "",
+                "--appendonly",
+                "no",
+                "--dir",
+                str(home),
+            ],
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    wait_for_port(port, process, log)
+    return process, f"redis://127.0.0.1:{port}/0"
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is not None:
+        return
+    # SIGINT is PostgreSQL's fast shutdown; runuser hands signals of its group on.
+    os.killpg(process.pid, signal.SIGINT)
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def main() -> int:
+    if len(sys.argv) < 3 or sys.argv[1] != "--":
+        sys.exit(__doc__)
+    install_missing()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    running: list[subprocess.Popen[bytes]] = []
+    home = Path(tempfile.mkdtemp(prefix="conductor-services-"))
+    try:
+        postgres, database_url = start_postgres(home)
+        running.append(postgres)
+        redis, redis_url = start_redis(home)
+        running.append(redis)
+        environment = {
+            **os.environ,
+            "DATABASE_URL": database_url,
+            "REDIS_URL": redis_url,
+            "SECRET_KEY": os.environ.get("SECRET_KEY", "only-for-this-run"),
+        }
+        return subprocess.run(sys.argv[2:], env=environment, check=False).returncode
+    except KeyboardInterrupt:
+        return 130
+    finally:
+        for process in reversed(running):
+            stop(process)
+        shutil.rmtree(home, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
