@@ -89,7 +89,7 @@ class Bench:
         """Note a result and show it at once."""
         row = Row(name, unit, None if value is None else round(value, 3), **more)
         self.rows.append(row)
-        print(f"  {name}: {row.value} {unit}  {row.verdict}", flush=True)  # noqa: T201
+        print(f"  {name}: {row.value} {unit}  {row.verdict}", flush=True)
 
 
 # --- Idle sockets and the reconnect storm, with the bare server as floor ---
@@ -353,12 +353,12 @@ def main() -> int:
         bench = Bench(stack, options, key, port, web)
         for name, part in PARTS.items():
             if name in wanted:
-                print(f"{name} …", flush=True)  # noqa: T201
+                print(f"{name} …", flush=True)
                 _run_part(bench, name, part, wanted)
         complaints = stack.complaints()
         bench.add("errors in the servers' logs", "", len(complaints), goal=0)
         _write(bench, complaints)
-    print(_table(bench.rows))  # noqa: T201
+    print(_table(bench.rows))
     return int(any(row.verdict == "FAIL" for row in bench.rows))
 
 

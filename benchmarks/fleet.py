@@ -180,7 +180,7 @@ class Executor(WSListener):  # type: ignore[misc]
                     read_buffer_init_size=2048,
                     local_addr=self.source,
                 )
-        except Exception as exc:  # noqa: BLE001  whatever it is, an executor redials
+        except Exception as exc:
             self.fleet.note_error(f"{type(exc).__name__}: {exc}")
             return False
         return True

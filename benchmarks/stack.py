@@ -188,7 +188,7 @@ class Stack:
             if process.poll() is not None:
                 raise NotInTime(f"the web process ended: see {self.log.name}")
             try:
-                with urllib.request.urlopen(url, timeout=2) as response:  # noqa: S310
+                with urllib.request.urlopen(url, timeout=2) as response:
                     return bool(response.status == 200)
             except OSError:
                 return False
@@ -264,7 +264,7 @@ class Stack:
             )
         finally:
             for table in ("recoveryattempt", "recovery", "executor"):
-                self.sql.execute(f"DELETE FROM executors_{table}")  # noqa: S608
+                self.sql.execute(f"DELETE FROM executors_{table}")
 
     def newest_instance(self) -> str:
         """Return the id of the instance that started last."""

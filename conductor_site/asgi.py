@@ -9,10 +9,10 @@ from django.core.asgi import get_asgi_application
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "conductor_site.settings")
 django_application = get_asgi_application()
 
-from channels.routing import ProtocolTypeRouter, URLRouter  # noqa: E402
+from channels.routing import ProtocolTypeRouter, URLRouter
 
-from apps.executors.lifespan import Lifespan  # noqa: E402
-from apps.executors.routing import websocket_urlpatterns  # noqa: E402
+from apps.executors.lifespan import Lifespan
+from apps.executors.routing import websocket_urlpatterns
 
 application = Lifespan(
     ProtocolTypeRouter(

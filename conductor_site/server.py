@@ -78,7 +78,7 @@ def _run(role: str) -> int:
         migrate()
         return supervisor.supervise()
     command = supervisor.COMMANDS[role]
-    return os.execv(command[0], command)  # noqa: S606
+    return os.execv(command[0], command)
 
 
 def _run_embedded() -> int:
@@ -299,7 +299,7 @@ def banner(host: str, port: int, *, embedded: bool) -> str:
     from django.contrib.auth import get_user_model
     from django.db import connection
 
-    shown = {"0.0.0.0": "localhost", "::": "localhost"}.get(host, host)  # noqa: S104
+    shown = {"0.0.0.0": "localhost", "::": "localhost"}.get(host, host)
     url = f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
     lines = [f"Conductor is at {url}/"]
     if embedded:

@@ -65,7 +65,7 @@ def supervise(commands: Mapping[str, tuple[str, ...]] = COMMANDS) -> int:
     # Own process groups: Ctrl-C reaches the supervisor alone, which tells each child
     # once. Celery takes a second signal as an order to drop its running tasks.
     children = {
-        name: subprocess.Popen(  # noqa: S603
+        name: subprocess.Popen(
             command,
             process_group=0,
             preexec_fn=_end_with_parent,

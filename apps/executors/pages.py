@@ -338,7 +338,7 @@ def _advice(recovery: Recovery, versions: dict[str, int]) -> Iterable[str]:
         return
     version = recovery.application_version
     if version in versions:
-        yield "It is tried again by itself, each time on another executor if there is one."
+        yield "It is tried again by itself, on another executor if there is one."
         return
     yield (
         f"Start a process of version {version}. It takes the workflows over within "
@@ -488,7 +488,8 @@ def _explain(row: RejectedConnection, names: Sequence[str]) -> Rejection:
     return Rejection(
         row=row,
         sentence=(
-            f"A process tried to connect as {row.application_name} with key {key}: {why}."
+            f"A process tried to connect as {row.application_name} "
+            f"with key {key}: {why}."
         ),
         remedy=remedy,
         can_register=unknown,

@@ -7,13 +7,13 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from apps.executors.protocol.codec import Peer
 from django.db import connection, connections
 
 from apps.executors import clock, presence, recovery
 from apps.executors.gateway import Target
 from apps.executors.models import Executor, Instance, PresenceClock, Recovery
 from apps.executors.presence import Registration
+from apps.executors.protocol.codec import Peer
 from apps.registry.models import Application, Organization
 
 State = Executor.State

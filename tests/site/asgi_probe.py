@@ -77,7 +77,7 @@ def main() -> int:
         max_message_bytes=int(sys.argv[2]),
         ping_secs=float(sys.argv[1]),
         pong_secs=float(sys.argv[1]),
-        on_ready=lambda: print(port, flush=True),  # noqa: T201
+        on_ready=lambda: print(port, flush=True),
     )
     return server.run()
 

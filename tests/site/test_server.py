@@ -52,7 +52,7 @@ def probe(log: Path, *, ping_secs: float = 10) -> Iterator[Running]:
     command = [sys.executable, "-m", "tests.site.asgi_probe", str(ping_secs)]
     with (
         log.open("w") as stderr,
-        subprocess.Popen(  # noqa: S603
+        subprocess.Popen(
             [*command, str(LIMIT)],
             cwd=ROOT,
             stdout=subprocess.PIPE,
@@ -226,7 +226,7 @@ def test_same_application_runs_under_uvicorn() -> None:
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "uvicorn", "--ws", "websockets-sansio"]
     command += ["--port", str(port), "tests.site.asgi_probe:application"]
-    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) as process:  # noqa: S603
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) as process:
         try:
             deadline = time.monotonic() + 10
             running = Running(process, port, Path())  # type: ignore[arg-type]

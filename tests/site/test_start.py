@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
         ("127.9.9.9", True),
         ("::1", True),
         ("localhost", True),
-        ("0.0.0.0", False),  # noqa: S104
+        ("0.0.0.0", False),
         ("::", False),
         ("", False),
         ("10.0.0.1", False),
@@ -45,10 +45,10 @@ def test_no_authentication_refuses_an_open_door(settings: Settings) -> None:
 
     server.refuse_open_door("127.0.0.1")
     with pytest.raises(server.StartError, match="CONDUCTOR_ALLOW_INSECURE=1"):
-        server.refuse_open_door("0.0.0.0")  # noqa: S104
+        server.refuse_open_door("0.0.0.0")
 
     settings.CONDUCTOR_ALLOW_INSECURE = True
-    server.refuse_open_door("0.0.0.0")  # noqa: S104
+    server.refuse_open_door("0.0.0.0")
 
 
 def test_taken_port_is_said_in_words() -> None:
@@ -124,7 +124,7 @@ def supervised(seconds: dict[str, float | str]) -> subprocess.Popen[str]:
         "import sys; from conductor_site.supervisor import supervise;"
         f"sys.exit(supervise({commands!r}))"
     )
-    return subprocess.Popen(  # noqa: S603
+    return subprocess.Popen(
         [sys.executable, "-c", script],
         cwd=ROOT,
         text=True,
@@ -211,7 +211,7 @@ def conductor(data_dir: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
 
 def test_embedded_server_starts_and_stops(tmp_path: Path) -> None:
     with conductor(tmp_path) as (process, url):
-        with urllib.request.urlopen(f"{url}/healthz") as answer:  # noqa: S310
+        with urllib.request.urlopen(f"{url}/healthz") as answer:
             assert answer.status == 200
         started = time.monotonic()
         process.terminate()
