@@ -16,7 +16,7 @@ import json
 import logging
 import uuid
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, cast
 
 import redis.asyncio as redis
 from django.conf import settings
@@ -130,7 +130,7 @@ class Bus:
         assert self._redis is not None
         pieces: list[bytes] = []
         while (piece := await self._redis.lpop(key)) is not None:
-            pieces.append(piece)
+            pieces.append(cast("bytes", piece))
         return b"".join(pieces).decode()
 
     async def _listen(self) -> None:

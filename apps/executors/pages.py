@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -79,7 +79,7 @@ def list_applications(actor: Actor, *, search: str, cursor: str) -> ApplicationP
 
 def _application_rows(applications: Sequence[Application]) -> Iterable[ApplicationRow]:
     ids = [application.pk for application in applications]
-    groups: dict[int, list[dict[str, object]]] = defaultdict(list)
+    groups: dict[int, list[Mapping[str, object]]] = defaultdict(list)
     for group in (
         Executor.objects.filter(application__in=ids)
         .values("application_id", "state", "application_version", "language")
@@ -104,8 +104,8 @@ def _application_rows(applications: Sequence[Application]) -> Iterable[Applicati
 
 def _application_row(
     application: Application,
-    groups: Sequence[dict[str, object]],
-    ledger: dict[str, object],
+    groups: Sequence[Mapping[str, object]],
+    ledger: Mapping[str, object],
 ) -> ApplicationRow:
     numbers = [(str(g["state"]), int(str(g["number"]))) for g in groups]
     alive = [g for g in groups if g["state"] == State.HEALTHY]
@@ -122,7 +122,7 @@ def _application_row(
     )
 
 
-def _distinct(groups: Iterable[dict[str, object]], key: str) -> tuple[str, ...]:
+def _distinct(groups: Iterable[Mapping[str, object]], key: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(str(g[key]) for g in groups if g[key]))
 
 
@@ -204,7 +204,7 @@ def _first_of_each_version(
 
 
 def _hints(
-    versions: Sequence[dict[str, object]], executors: Sequence[Executor]
+    versions: Sequence[Mapping[str, object]], executors: Sequence[Executor]
 ) -> Iterable[str]:
     """What mixed executors mean for whoever looks at them."""
     alive = [e for e in executors if e.state == State.HEALTHY]

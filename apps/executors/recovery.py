@@ -19,7 +19,7 @@ import logging
 import random
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -75,13 +75,16 @@ class Left:
     )
 
 
+Work = tuple[Callable[[Order], int], Order]
+
+
 def sweep() -> int:
     """One pass over the due recoveries; return how many were confirmed.
 
     Safe to run at any time, in any number of processes.
     """
     orders, strays = _plan(clock.now())
-    work = [(_carry_out, order) for order in orders]
+    work: list[Work] = [(_carry_out, order) for order in orders]
     work += [(_examine_stray, stray) for stray in strays]
     if not work:
         return 0
@@ -94,10 +97,10 @@ def sweep() -> int:
         return sum(pool.map(_in_thread, work))
 
 
-def _in_thread(work: tuple[object, Order]) -> int:
+def _in_thread(work: Work) -> int:
     function, order = work
     try:
-        return function(order)  # type: ignore[operator,no-any-return]
+        return function(order)
     except errors.ConductorError as exc:
         logger.warning("recovery pass failed", extra={"error": exc.message})
         return 0

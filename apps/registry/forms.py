@@ -10,6 +10,7 @@ from django.utils import timezone
 
 from apps.registry.auth import Actor
 from apps.registry.models import (
+    Application,
     Permission,
     Role,
     application_name,
@@ -90,7 +91,7 @@ class ApiKeyForm(StyledForm):
         widget=forms.CheckboxSelectMultiple, initial=[Permission.WEBSOCKET_CONNECT]
     )
     applications = forms.ModelMultipleChoiceField(
-        queryset=None,
+        queryset=Application.objects.none(),
         required=False,
         widget=forms.CheckboxSelectMultiple,
         help_text="None ticked: every application, also later ones.",

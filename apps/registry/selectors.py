@@ -24,7 +24,9 @@ def organizations_of(
     user: AbstractBaseUser | AnonymousUser,
 ) -> QuerySet[Organization]:
     """The organizations that a person belongs to, by name."""
-    return Organization.objects.filter(memberships__user_id=user.pk).order_by("name")
+    return Organization.objects.filter(memberships__user__pk=user.pk or 0).order_by(
+        "name"
+    )
 
 
 def applications_of(actor: Actor) -> QuerySet[Application]:

@@ -14,6 +14,8 @@ from typing import Any, ClassVar
 from apps.executors.protocol import replies
 from apps.executors.protocol.versions import ALWAYS, Since
 
+ReplyClass = type[replies.Reply]
+
 
 class Rule(Enum):
     """How an attribute is written."""
@@ -72,7 +74,7 @@ class Request:
     has_body: ClassVar[bool] = False
     # The attribute that old SDKs take one value of: one message each.
     bulk: ClassVar[str] = ""
-    Reply: ClassVar[type[replies.Reply]] = replies.SuccessReply
+    Reply: ClassVar[ReplyClass] = replies.SuccessReply
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,9 +91,9 @@ def provision(
                 f"An API key named {key_name!r} exists already, and its secret was "
                 "shown when it was made. Choose another --key-name."
             )
-        _, secret = services.create_api_key(
+        secret = services.create_api_key(
             actor=actor, name=key_name, permissions=permission
-        )
+        )[1]
     return {"org": org, "apps": app, "key": secret, "email": email}
 
 
