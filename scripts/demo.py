@@ -38,13 +38,17 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
+class GaveUp(Exception):
+    """Something did not happen in time; the message says what."""
+
+
 class Demo:
     """The processes and files of one run."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
         self.port = free_port(8090)
-        self.password = secrets.token_urlsafe(9)
+        self.password = secrets.token_hex(8)
         self.processes: list[subprocess.Popen[bytes]] = []
         self.environment = {
             **os.environ,
@@ -122,7 +126,7 @@ def wait_until(what: str, check: Any, wait_secs: float = WAIT_SECS) -> Any:
         if found:
             return found
         time.sleep(0.3)
-    sys.exit(f"Gave up waiting until {what}.")
+    raise GaveUp(f"Gave up waiting until {what}.")
 
 
 def install_sdk() -> str:
@@ -322,6 +326,11 @@ def main() -> int:
                 say("Look at it in the console. Ctrl-C stops everything.")
                 signal.pause()
             return 0 if holds else 1
+        except GaveUp as exc:
+            say(str(exc))
+            for log in sorted(demo.home.glob("*.log")):
+                say(f"--- end of {log.name} ---\n{log.read_text()[-1500:]}")
+            return 1
         except KeyboardInterrupt:
             return 130
         finally:

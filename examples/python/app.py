@@ -15,7 +15,7 @@ import sys
 import time
 from datetime import datetime
 
-from dbos import DBOS, DBOSConfig, Queue, SetWorkflowID
+from dbos import DBOS, DBOSConfig, SetWorkflowID
 
 STEP_SECS = float(os.environ.get("STEP_SECS", "0.5"))
 LOAD = int(os.environ.get("LOAD", "12"))
@@ -29,7 +29,6 @@ config: DBOSConfig = {
     "conductor_key": os.environ["CONDUCTOR_KEY"],
 }
 DBOS(config=config)
-packing = Queue("packing", concurrency=4)
 
 
 def note(step: str) -> None:
@@ -78,6 +77,7 @@ def process_order(order: int) -> int:
     reserve(order)
     paid = charge(order)
     DBOS.set_event("progress", "packing")
+    packing = DBOS.retrieve_queue("packing")
     parcels = [packing.enqueue(pack_parcel, order, number) for number in range(2)]
     for parcel in parcels:
         parcel.get_result()
@@ -98,6 +98,7 @@ def tidy(scheduled_at: datetime, context: object) -> None:
 
 def main() -> None:
     DBOS.launch()
+    DBOS.register_queue("packing", concurrency=4)
     if "--load" in sys.argv:
         DBOS.apply_schedules(
             [{"schedule_name": "tidy", "workflow_fn": tidy, "schedule": "* * * * *"}]
