@@ -30,7 +30,7 @@ class Command(BaseCommand):
             raise CommandError("No such application.")
         executors = Executor.objects.filter(application=application)
         recoveries = Recovery.objects.filter(application=application)
-        result = {
+        result: dict[str, list[Any]] = {
             "executors": list(
                 executors.order_by("pk").values(
                     "executor_id", "state", "application_version"
