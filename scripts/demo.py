@@ -57,7 +57,7 @@ class Demo:
             "HOST": "127.0.0.1",
             "PORT": str(self.port),
         }
-        for name in ("DATABASE_URL", "REDIS_URL"):
+        for name in ("DATABASE_URL", "REDIS_URL", "DJANGO_SETTINGS_MODULE"):
             self.environment.pop(name, None)
 
     def start(self, name: str, command: list[str], **extra: str) -> int:
