@@ -17,9 +17,11 @@ _MAX_MS = 253_402_300_799_000
 
 
 def text(value: object) -> str | None:
+    """Any value as text that databases and browsers take: no NUL, no lone surrogate."""
     if value is None:
         return None
-    return (value if isinstance(value, str) else str(value)).replace("\x00", "\ufffd")
+    plain = (value if isinstance(value, str) else str(value)).replace("\x00", "\ufffd")
+    return plain if plain.isascii() else plain.encode("utf-8", "replace").decode()
 
 
 def must(value: object) -> str:
