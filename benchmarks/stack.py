@@ -251,7 +251,7 @@ class Stack:
             "SELECT count(*) FROM executors_executor e"
             " JOIN registry_application a ON a.id = e.application_id"
             " JOIN executors_instance i ON i.id::text = e.instance_id::text"
-            " WHERE a.name = %s AND e.state = 'HEALTHY' AND i.stopped_at IS NULL"
+            " WHERE a.name = %s AND e.state = 'HEALTHY'"
             " AND i.beat_at > now() - interval '30 seconds'",
             application,
         )
