@@ -115,18 +115,20 @@ def measure_sockets(bench: Bench, *, idle: bool, storm: bool) -> None:
         _storm(bench, fleet, count, floor)
         if idle:
             # What counts is the quiet after a storm, not before it.
-            per, cpu = _quiet(bench, bench.web.pid, before, count)
+            per, cpu = _quiet(
+                bench.web.pid, before, count, secs=bench.options.quiet_secs
+            )
             bench.add("memory per connection after the storm", "KiB", per, goal=50)
             bench.add("processor after the storm", "% of a core", cpu, goal=10)
     fleet.stop()
     bench.stack.forget_executors(APPLICATION)
 
 
-def _quiet(bench: Bench, pid: int, before: int, count: int) -> tuple[float, float]:
+def _quiet(pid: int, before: int, count: int, *, secs: float) -> tuple[float, float]:
     time.sleep(5)
     used = cpu_secs(pid)
     started = time.monotonic()
-    time.sleep(bench.options.idle_secs)
+    time.sleep(secs)
     cpu = 100 * (cpu_secs(pid) - used) / (time.monotonic() - started)
     return (rss_bytes(pid) - before) / count / 1024, cpu
 
@@ -134,7 +136,7 @@ def _quiet(bench: Bench, pid: int, before: int, count: int) -> tuple[float, floa
 def _idle(
     bench: Bench, pid: int, before: int, count: int, floor: dict[str, float]
 ) -> None:
-    per, cpu = _quiet(bench, pid, before, count)
+    per, cpu = _quiet(pid, before, count, secs=bench.options.idle_secs)
     bench.add("memory per idle connection", "KiB", per, floor=floor["kib"], goal=50)
     bench.add(
         "processor, idle sockets", "% of a core", cpu, floor=floor["cpu"], goal=10
@@ -149,8 +151,11 @@ def _storm(bench: Bench, fleet: Child, count: int, floor: dict[str, float]) -> N
     bench.web = bench.stack.launch_web(bench.port)
     wait_until("the new server is up", lambda: _accepts(bench.port), secs=60)
     accepting = time.monotonic()
-    wait_until("a new instance", lambda: bench.stack.newest_instance() != old, secs=60)
-    instance = bench.stack.newest_instance()
+    instance = wait_until(
+        "a new instance",
+        lambda: (bench.stack.newest_instance() or old).replace(old, ""),
+        secs=60,
+    )
     wait_until(
         "all are registered again",
         lambda: (
@@ -206,7 +211,9 @@ def _sockets_of_floor(
 
         wait_until("the floor holds the fleet", all_in, secs=120)
         if idle:
-            kib, cpu = _quiet(bench, server.process.pid, before, count)
+            kib, cpu = _quiet(
+                server.process.pid, before, count, secs=bench.options.idle_secs
+            )
             found.update(kib=round(kib, 2), cpu=round(cpu, 2))
         if storm:
             server.stop()
@@ -388,6 +395,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--dead", type=int, help="1000, quick 100")
     parser.add_argument("--survivors", type=int, help="200, quick 20")
     parser.add_argument("--idle-secs", type=float, help="60, quick 5")
+    parser.add_argument("--quiet-secs", type=float, help="300, quick 5")
     parser.add_argument("--ask-secs", type=float, help="10, quick 3")
     parser.add_argument("--sweep-secs", type=float, default=2.0)
     parser.add_argument("--output", type=Path, default=HERE / "results" / "last.json")
@@ -397,6 +405,7 @@ def _options() -> argparse.Namespace:
         "dead": (1000, 100),
         "survivors": (200, 20),
         "idle_secs": (60.0, 5.0),
+        "quiet_secs": (300.0, 5.0),
         "ask_secs": (10.0, 3.0),
     }
     for name, (full, quick) in sizes.items():
