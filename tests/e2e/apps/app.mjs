@@ -1,0 +1,39 @@
+// The application of app.py in TypeScript's SDK, with the same orders on stdin.
+import { appendFileSync } from "node:fs";
+import { createRequire } from "node:module";
+import { createInterface } from "node:readline";
+
+const require = createRequire(process.env.SDK_HOME + "/");
+const { DBOS } = require("@dbos-inc/dbos-sdk");
+const sleep = (secs) => new Promise((done) => setTimeout(done, secs * 1000));
+
+async function work(number, secs) {
+  await sleep(secs);
+  appendFileSync(process.env.NOTES, `${DBOS.workflowID} ${number}\n`);
+  return number;
+}
+
+const job = DBOS.registerWorkflow(
+  async (steps, secs) => {
+    for (let number = 0; number < steps; number++) {
+      await DBOS.runStep(() => work(number, secs), { name: "work" });
+    }
+    return `${steps} steps done`;
+  },
+  { name: "job" },
+);
+
+DBOS.setConfig({
+  name: process.env.APP,
+  systemDatabaseUrl: process.env.APP_DATABASE_URL,
+  applicationVersion: process.env.APP_VERSION,
+});
+await DBOS.launch({
+  conductorURL: process.env.CONDUCTOR_URL,
+  conductorKey: process.env.CONDUCTOR_KEY,
+});
+createInterface({ input: process.stdin }).on("line", async (line) => {
+  const [, workflowID, steps, secs] = line.split(" ");
+  await DBOS.startWorkflow(job, { workflowID })(Number(steps), Number(secs));
+});
+setInterval(() => {}, 1000);

@@ -1,0 +1,53 @@
+"""A DBOS application for the tests, for every SDK version; obeys lines on stdin.
+
+`start ID STEPS SECS` starts a workflow of so many steps of so many seconds. Each step
+that finishes appends one line, `ID step`, to the notes file.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from importlib.metadata import version
+from typing import Any
+
+from dbos import DBOS, SetWorkflowID
+
+config: Any = {
+    "name": os.environ["APP"],
+    "system_database_url": os.environ["APP_DATABASE_URL"],
+    "application_version": os.environ["APP_VERSION"],
+}
+conductor = {
+    "conductor_url": os.environ["CONDUCTOR_URL"],
+    "conductor_key": os.environ["CONDUCTOR_KEY"],
+}
+if version("dbos").startswith("1."):
+    DBOS(config=config, **conductor)
+else:
+    DBOS(config={**config, **conductor})
+
+
+@DBOS.step()
+def work(number: int, secs: float) -> int:
+    time.sleep(secs)
+    with open(os.environ["NOTES"], "ab", buffering=0) as notes:
+        notes.write(f"{DBOS.workflow_id} {number}\n".encode())
+    return number
+
+
+@DBOS.workflow()
+def job(steps: int, secs: float) -> str:
+    for number in range(steps):
+        work(number, secs)
+    return f"{steps} steps done"
+
+
+DBOS.launch()
+for line in sys.stdin:
+    _, workflow_id, steps, secs = line.split()
+    with SetWorkflowID(workflow_id):
+        DBOS.start_workflow(job, int(steps), float(secs))
+while True:
+    time.sleep(1)
