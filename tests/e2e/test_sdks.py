@@ -58,6 +58,9 @@ def test_sdk_does_everything_and_is_recovered(
     # Cancels and resumes.
     pages.console.post(pages.base + "long/cancel/")
     pages.wait_for("long", "CANCELLED")
+    # Its process notices at the next step. Resumed before, it would run twice at once,
+    # and SDKs before 2 wait for each other then, for ever.
+    time.sleep(1)
     pages.console.post(pages.base + "long/resume/")
     pages.wait_for("long", "PENDING", "ENQUEUED", "SUCCESS")
 

@@ -66,8 +66,8 @@ class Database:
         """Read a table of the SDK's."""
         if self.url.startswith("sqlite"):
             path = self.url.removeprefix("sqlite:///")
-            uri = f"file:{path}?mode=ro"
-            with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=20)) as db:
+            # Not read-only: a killed process leaves a journal to roll back.
+            with contextlib.closing(sqlite3.connect(path, timeout=20)) as db:
                 return db.execute(f"SELECT {columns} FROM {table}").fetchall()
         with psycopg.connect(self.url) as connection:
             query = f"SELECT {columns} FROM dbos.{table}"
