@@ -28,6 +28,7 @@ import psycopg
 ROOT = Path(__file__).resolve().parent.parent
 HERE = Path(__file__).resolve().parent
 START_SECS = 60.0
+SETTINGS = "DJANGO_SETTINGS_MODULE"
 
 
 class NotInTime(Exception):
@@ -108,8 +109,10 @@ class Stack:
         self.database = f"bench_{secrets.token_hex(4)}"
         parts = urlsplit(self.database_url)
         own = urlunsplit(parts._replace(path=f"/{self.database}"))
+        # As a person runs it: pytest's own settings have no broker between processes.
+        inherited = {k: v for k, v in os.environ.items() if k != SETTINGS}
         self.environment = {
-            **os.environ,
+            **inherited,
             "DATABASE_URL": own,
             "SECRET_KEY": secrets.token_urlsafe(50),
             "LOG_LEVEL": "WARNING",
