@@ -47,6 +47,14 @@ class Target:
     peer: codec.Peer
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A request's `Reply`, and who gave it."""
+
+    reply: Any
+    by: Target
+
+
 _directory: dict[int, tuple[float, list[Target]]] = {}
 _directory_lock = threading.Lock()
 _joined: dict[Any, asyncio.Task[tuple[str, Target, Any]]] = {}
@@ -66,12 +74,30 @@ def ask(
     Raises: NoHealthyExecutor, EveryExecutorFailed, ExecutorTimeout, ExecutorRefused,
     UnsupportedByExecutor.
     """
+    return answer(
+        application,
+        request,
+        timeout_s=timeout_s,
+        executor_id=executor_id,
+        application_version=application_version,
+    ).reply
+
+
+def answer(
+    application: Application,
+    request: Request,
+    *,
+    timeout_s: float = DEFAULT_TIMEOUT_S,
+    executor_id: str | None = None,
+    application_version: str | None = None,
+) -> Answer:
+    """`ask`, for whom it matters which executor answered."""
     targets = _choose(application, executor_id, application_version)
-    text, _, sent = loops.run(
+    text, target, sent = loops.run(
         _ask_any(application.pk, targets, request, timeout_s),
         timeout_s=timeout_s + 10,
     )
-    return _parse(sent, text)
+    return Answer(_parse(sent, text), target)
 
 
 async def aask(

@@ -297,7 +297,7 @@ def _prove(
     recovery: Recovery, order: Order, started_at: datetime, started: float, left: Left
 ) -> int:
     try:
-        reply = gateway.ask(
+        answer = gateway.answer(
             order.application,
             messages.ExistPendingWorkflows(
                 executor_id=recovery.executor_id,
@@ -316,7 +316,8 @@ def _prove(
             left,
         )
         return 0
-    if reply.exist:
+    if answer.reply.exist is not False:
+        # No clear answer is no proof.
         _try_again(
             recovery,
             order,
@@ -327,12 +328,13 @@ def _prove(
             left,
         )
         return 0
-    return _confirm(recovery, order.target.executor_id, started_at, started, left)
+    return _confirm(recovery, order, answer.by, started_at, started, left)
 
 
 def _confirm(
     recovery: Recovery,
-    taken_over_by: str,
+    order: Order,
+    witness: Target,
     started_at: datetime,
     started: float,
     left: Left,
@@ -346,8 +348,8 @@ def _confirm(
             state=State.CONFIRMED,
             confirmed_at=now,
             lease_expires_at=None,
-            taken_over_by=taken_over_by,
-            proved_by=taken_over_by,
+            taken_over_by=order.target.executor_id,
+            proved_by=witness.executor_id,
             pending_left=0,
             waiting_reason="",
             last_error="",
@@ -357,7 +359,7 @@ def _confirm(
             return 0
         _record_attempt(
             recovery,
-            taken_over_by,
+            order.target.executor_id,
             started_at,
             started,
             RecoveryAttempt.Outcome.CONFIRMED,
@@ -445,7 +447,7 @@ def _examine_stray(stray: Order) -> int:
     recoveries = Recovery.objects.filter(pk__in=stray.recovery_ids, state=State.WAITING)
     for recovery in recoveries:
         try:
-            reply = gateway.ask(
+            answer = gateway.answer(
                 stray.application,
                 messages.ExistPendingWorkflows(
                     executor_id=recovery.executor_id,
@@ -455,8 +457,8 @@ def _examine_stray(stray: Order) -> int:
             )
         except errors.ConductorError:
             continue
-        if not reply.exist:
-            confirmed += _confirm_nothing_left(recovery, stray.target.executor_id)
+        if answer.reply.exist is False:
+            confirmed += _confirm_nothing_left(recovery, answer.by.executor_id)
     return confirmed
 
 
