@@ -30,12 +30,16 @@ PERMISSION_WORDS = {
 
 
 class StyledForm(forms.Form):
-    """Adds the UI kit's classes to every widget."""
+    """Adds the UI kit's classes to every widget.
+
+    Must not look at the errors: reading them validates the form, and the subclasses
+    have yet to say what may be chosen. Django marks the invalid with `aria-invalid`.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.label_suffix = ""
-        for name, field in self.fields.items():
+        for field in self.fields.values():
             widget = field.widget
             if isinstance(widget, forms.CheckboxInput | forms.CheckboxSelectMultiple):
                 widget.attrs.setdefault("class", "form-check-input")
@@ -43,8 +47,6 @@ class StyledForm(forms.Form):
                 widget.attrs.setdefault("class", "form-select")
             else:
                 widget.attrs.setdefault("class", "form-control")
-            if self.is_bound and name in self.errors:
-                widget.attrs["class"] += " is-invalid"
 
 
 class OrganizationForm(StyledForm):
