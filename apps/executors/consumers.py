@@ -1,4 +1,7 @@
-"""The executor's socket. Thin: a frame goes in, a call goes out, nothing waits here."""
+"""Sockets: of executors, and of pages that want a hint when something changed.
+
+Thin: a frame goes in, a call goes out, nothing waits here.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +10,22 @@ import logging
 import uuid
 from typing import Any
 
+from channels.db import database_sync_to_async
 from channels.generic.websocket import AsyncWebsocketConsumer
+from django.conf import settings
+from django.contrib.auth.models import User
 
 from apps import errors
-from apps.executors import admission, runtime
+from apps.executors import admission, live, runtime
 from apps.executors.admission import Refused
 from apps.executors.presence import Registration
 from apps.executors.protocol import codec
 from apps.executors.protocol.messages import ExecutorInfo
 from apps.executors.sockets import Socket
 from apps.executors.untrusted import storable_json, storable_text
+from apps.registry import auth, selectors
+from apps.registry.middleware import ensure_local_user
+from apps.registry.models import Permission
 
 logger = logging.getLogger(__name__)
 
@@ -139,6 +148,48 @@ class ExecutorConsumer(_RefusingConsumer):
             await self.close(code=code, reason=reason)
         except Exception:  # closing what is closed already differs between servers
             logger.debug("socket was closed already")
+
+
+class LiveConsumer(_RefusingConsumer):
+    """An open page of one application. It is told that something changed, not what."""
+
+    channel_layer_alias = "default"
+
+    async def connect(self) -> None:
+        try:
+            group = live.group_of(await self._application_id())
+        except errors.NotSignedIn:
+            await self.refuse(Refused(401, "Sign in first."))
+        except errors.NotFound as exc:
+            await self.refuse(Refused(404, exc.message))
+        except errors.Forbidden as exc:
+            await self.refuse(Refused(403, exc.message))
+        else:
+            await self.channel_layer.group_add(group, self.channel_name)
+            self.groups = [group]  # left again by Channels, at the disconnect
+            await self.accept()
+
+    async def application_changed(self, event: dict[str, Any]) -> None:
+        try:
+            await self._application_id()
+        except errors.ConductorError:
+            await self.close(code=POLICY_VIOLATION)
+        else:
+            await self.send(text_data="application-changed")
+
+    @database_sync_to_async  # type: ignore[untyped-decorator]
+    def _application_id(self) -> int:
+        """Decide anew each time: a member may be gone since the last hint."""
+        route = self.scope["url_route"]["kwargs"]
+        user = self.scope["user"]
+        if settings.CONDUCTOR_AUTH == "none":
+            user = ensure_local_user()
+        if not isinstance(user, User):
+            raise errors.NotSignedIn
+        actor = auth.member_actor(auth.membership_of(user, route["org"]), user)
+        return selectors.get_application_for(
+            actor=actor, name=route["app"], permission=Permission.APPLICATION_READ
+        ).pk
 
 
 class UnknownPathConsumer(_RefusingConsumer):

@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from django.db import transaction
 from django.db.models import Q
 
-from apps.executors import clock
+from apps.executors import clock, live
 from apps.executors.models import Executor, Instance, PresenceClock, Recovery
 from apps.registry.models import ApiKey
 
@@ -331,6 +331,8 @@ def _declare_dead(*, limit: int) -> int:
             ],
             ignore_conflicts=True,
         )
+    for application_id in {row.application_id for row in rows}:
+        live.announce(application_id)
     return len(rows)
 
 

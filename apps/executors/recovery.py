@@ -29,7 +29,7 @@ from django.db.models import F, Q
 from django.db.models.functions import Coalesce
 
 from apps import errors
-from apps.executors import clock, gateway
+from apps.executors import clock, gateway, live
 from apps.executors.gateway import Target
 from apps.executors.models import Executor, Recovery, RecoveryAttempt
 from apps.executors.protocol import codec, messages
@@ -235,6 +235,14 @@ def _carry_out(order: Order) -> int:
     claimed = claim(order)
     if not claimed:
         return 0
+    live.announce(order.application.pk)
+    try:
+        return _hand_over(order, claimed)
+    finally:
+        live.announce(order.application.pk)
+
+
+def _hand_over(order: Order, claimed: Sequence[Recovery]) -> int:
     started_at = clock.now()
     started = time.monotonic()
     left = _look(order, claimed)

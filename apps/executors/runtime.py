@@ -24,7 +24,7 @@ from django.conf import settings
 from django.db import close_old_connections, connections
 from django.db.utils import DatabaseError, InterfaceError, OperationalError
 
-from apps.executors import admission, bus, clock, loops, presence, sockets
+from apps.executors import admission, bus, clock, live, loops, presence, sockets
 from apps.executors.presence import Registration
 from apps.executors.sockets import Socket
 from apps.registry.models import ApiKey, Application
@@ -134,6 +134,7 @@ def register(socket: Socket, registration: Registration) -> None:
     sockets.open_sockets[socket.connection_id] = socket
     instance.registrations.append(registration)
     instance.wake.set()
+    live.announce(socket.application_id)
 
 
 def unregister(socket: Socket) -> None:
@@ -144,6 +145,7 @@ def unregister(socket: Socket) -> None:
     if instance is not None:
         instance.disconnects.append(socket.connection_id)
         instance.wake.set()
+        live.announce(socket.application_id)
 
 
 def _require() -> _Instance:

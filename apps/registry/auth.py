@@ -54,6 +54,11 @@ def actor_for(request: HttpRequest, organization_name: str) -> Actor:
     Raises: NotSignedIn; NotFound, also where the organization exists but is not theirs.
     """
     user = signed_in_user(request)
+    return member_actor(membership_of(user, organization_name), user, request)
+
+
+def membership_of(user: User, organization_name: str) -> Membership:
+    """Raises: NotFound, also where the organization exists but is not theirs."""
     membership = (
         Membership.objects.select_related("organization", "role")
         .filter(user=user, organization__name=organization_name)
@@ -61,7 +66,7 @@ def actor_for(request: HttpRequest, organization_name: str) -> Actor:
     )
     if membership is None:
         raise errors.NotFound("No such organization.")
-    return member_actor(membership, user, request)
+    return membership
 
 
 def signed_in_user(request: HttpRequest) -> User:
