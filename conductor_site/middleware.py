@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 from django.contrib import messages
 from django.contrib.auth.views import redirect_to_login
 from django.core.exceptions import PermissionDenied
+from django.db import InterfaceError, OperationalError
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect
+from django.template.loader import render_to_string
 
 from apps import errors
 
+logger = logging.getLogger(__name__)
+
+DATABASE_AWAY = "Conductor cannot reach its database. Trying again helps."
+RETRY_AFTER_SECS = 10
 CONTENT_SECURITY_POLICY = (
     "default-src 'self'; img-src 'self' data:; style-src 'self'; script-src 'self'; "
     "font-src 'self'; connect-src 'self'; frame-ancestors 'none'; base-uri 'self'; "
@@ -64,7 +71,23 @@ class ErrorTranslationMiddleware:
         if isinstance(exception, errors.ConductorError):
             status = next(s for kind, s in _STATUS if isinstance(exception, kind))
             return _explain(request, exception.message, status)
+        if isinstance(exception, OperationalError | InterfaceError):
+            logger.error("database away", extra={"error": str(exception)})
+            return _database_away(request)
         return None
+
+
+def _database_away(request: HttpRequest) -> HttpResponse:
+    """A page that needs no database; a sentence for htmx."""
+    headers = {"Retry-After": str(RETRY_AFTER_SECS)}
+    if request.headers.get("HX-Request"):
+        return HttpResponse(
+            DATABASE_AWAY,
+            status=503,
+            content_type="text/plain; charset=utf-8",
+            headers=headers,
+        )
+    return HttpResponse(render_to_string("503.html"), status=503, headers=headers)
 
 
 def _explain(request: HttpRequest, message: str, status: int) -> HttpResponse:
