@@ -29,6 +29,8 @@ from apps.registry.models import Application
 
 DEFAULT_TIMEOUT_S = 25.0
 MAX_TRIES = 3
+# Of an application's healthy executors, so many are considered at a time.
+TARGETS_LIMIT = 200
 # Who is healthy is remembered this long, so that a burst of questions costs one query.
 # A wrong memory costs one refused hop: the sockets' owner knows better.
 DIRECTORY_SECS = 1.0
@@ -55,7 +57,9 @@ class Answer:
     by: Target
 
 
-_directory: dict[int, tuple[float, list[Target]]] = {}
+# application → (executor id, version), either None for any → when, who
+_Wanted = tuple[str | None, str | None]
+_directory: dict[int, dict[_Wanted, tuple[float, list[Target]]]] = {}
 _directory_lock = threading.Lock()
 _joined: dict[Any, asyncio.Task[tuple[str, Target, Any]]] = {}
 _database_threads = ThreadPoolExecutor(4, thread_name_prefix="gateway-db")
@@ -129,18 +133,28 @@ async def aask(
     return _parse(sent, text)
 
 
-def healthy_targets(application: Application) -> list[Target]:
-    """Return the application's healthy executors, asked of the database now."""
-    rows = Executor.objects.filter(
+def healthy_targets(
+    application: Application,
+    *,
+    executor_id: str | None = None,
+    application_version: str | None = None,
+) -> list[Target]:
+    """Return some of the healthy executors, asked of the database now, in any order."""
+    found = Executor.objects.filter(
         application=application, state=Executor.State.HEALTHY
-    ).values_list(
+    )
+    if executor_id is not None:
+        found = found.filter(executor_id=executor_id)
+    if application_version is not None:
+        found = found.filter(application_version=application_version)
+    rows = found.order_by("?").values_list(
         "executor_id",
         "application_version",
         "connection_id",
         "instance_id",
         "language",
         "dbos_version",
-    )[:1000]
+    )[:TARGETS_LIMIT]
     targets = [
         Target(
             row[0], row[1], row[2], row[3], codec.Peer(row[4] or None, row[5] or None)
@@ -150,7 +164,10 @@ def healthy_targets(application: Application) -> list[Target]:
     with _directory_lock:
         if len(_directory) > 10_000:
             _directory.clear()
-        _directory[application.pk] = (time.monotonic(), targets)
+        known = _directory.setdefault(application.pk, {})
+        if len(known) > 1_000:
+            known.clear()
+        known[executor_id, application_version] = (time.monotonic(), targets)
     return targets
 
 
@@ -164,10 +181,10 @@ def _remembered(
     application: Application, executor_id: str | None, version: str | None
 ) -> list[Target] | None:
     with _directory_lock:
-        entry = _directory.get(application.pk)
+        entry = _directory.get(application.pk, {}).get((executor_id, version))
     if entry is None or time.monotonic() - entry[0] > DIRECTORY_SECS:
         return None
-    return _fitting(entry[1], executor_id, version) or None
+    return _some(entry[1]) or None
 
 
 def _choose(
@@ -175,7 +192,11 @@ def _choose(
 ) -> list[Target]:
     targets = _remembered(application, executor_id, version)
     if targets is None:
-        targets = _fitting(healthy_targets(application), executor_id, version)
+        targets = _some(
+            healthy_targets(
+                application, executor_id=executor_id, application_version=version
+            )
+        )
     if not targets:
         raise errors.NoHealthyExecutor(
             _nobody(application, executor_id, version), application=application.name
@@ -190,19 +211,8 @@ def _choose_in_thread(
     return _choose(application, executor_id, version)
 
 
-def _fitting(
-    targets: list[Target], executor_id: str | None, version: str | None
-) -> list[Target]:
-    fitting = [
-        target
-        for target in targets
-        if executor_id in (None, target.executor_id)
-        and version in (None, target.application_version)
-    ]
-    if len(fitting) <= MAX_TRIES:
-        random.shuffle(fitting)
-        return fitting
-    return random.sample(fitting, MAX_TRIES)
+def _some(targets: list[Target]) -> list[Target]:
+    return random.sample(targets, min(len(targets), MAX_TRIES))
 
 
 def _nobody(
@@ -235,8 +245,15 @@ async def _ask_any(
             _try_each(application_id, targets, request, timeout_s)
         )
         _joined[key] = running
-        running.add_done_callback(lambda _: _joined.pop(key, None))
+        running.add_done_callback(lambda done: _part(key, done))
     return await asyncio.shield(running)
+
+
+def _part(key: object, done: asyncio.Task[Any]) -> None:
+    _joined.pop(key, None)
+    if not done.cancelled():
+        # Whoever asked may have given up already; that is no error.
+        done.exception()
 
 
 async def _try_each(

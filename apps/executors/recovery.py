@@ -20,9 +20,10 @@ import random
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import TypeVar
 
 from django.db import connections, transaction
 from django.db.models import F, Q
@@ -51,9 +52,12 @@ LEASE = timedelta(seconds=60)
 RECHECK_WAITING = timedelta(seconds=30)
 FIRST_RETRY_S = 2.0
 MAX_RETRY_S = 60.0
+MAX_DOUBLINGS = 10
 PARALLEL_ORDERS = 8
 
 State = Recovery.State
+A = TypeVar("A")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,35 +79,45 @@ class Left:
     )
 
 
-Work = tuple[Callable[[Order], int], Order]
+@dataclass(slots=True)
+class HandOver:
+    """An order that was taken: what it claimed, and what was seen before it."""
+
+    order: Order
+    claimed: list[Recovery]
+    left: Left
+    started_at: datetime
+    started: float
 
 
 def sweep() -> int:
     """One pass over the due recoveries; return how many were confirmed.
 
-    Safe to run at any time, in any number of processes.
+    Safe to run at any time, in any number of processes. Orders go out before proofs are
+    asked for, and one executor that hangs holds up neither.
     """
     orders, strays = _plan(clock.now())
-    work: list[Work] = [(_carry_out, order) for order in orders]
-    work += [(_examine_stray, stray) for stray in strays]
-    if not work:
-        return 0
-    if len(work) == 1:
-        function, order = work[0]
-        return function(order)
-    with ThreadPoolExecutor(
-        min(PARALLEL_ORDERS, len(work)), thread_name_prefix="recovery"
-    ) as pool:
-        return sum(pool.map(_in_thread, work))
+    if len(orders) + len(strays) <= 1:
+        return sum(_prove_all(taken) for taken in map(_give, orders) if taken) + sum(
+            _examine_stray(stray) for stray in strays
+        )
+    with ThreadPoolExecutor(PARALLEL_ORDERS, thread_name_prefix="recovery") as pool:
+        given = [pool.submit(_in_thread, _give, order) for order in orders]
+        proofs = [pool.submit(_in_thread, _examine_stray, stray) for stray in strays]
+        proofs.extend(
+            pool.submit(_in_thread, _prove_all, taken)
+            for done in as_completed(given)
+            if (taken := done.result())
+        )
+        return sum(done.result() or 0 for done in proofs)
 
 
-def _in_thread(work: Work) -> int:
-    function, order = work
+def _in_thread(function: Callable[[A], R], argument: A) -> R | None:
     try:
-        return function(order)
+        return function(argument)
     except errors.ConductorError as exc:
         logger.warning("recovery pass failed", extra={"error": exc.message})
-        return 0
+        return None
     finally:
         connections.close_all()
 
@@ -133,22 +147,16 @@ def _plan(now: datetime) -> tuple[list[Order], list[Order]]:
     due = Recovery.objects.filter(_due(now)).select_related("application")
     for recovery in due.order_by("next_try_at", "pk")[:DUE_LIMIT]:
         groups[recovery.application_id, recovery.application_version].append(recovery)
-    healthy: dict[int, list[Target]] = {}
     orders: list[Order] = []
     strays: list[Order] = []
-    for (application_id, version), recoveries in groups.items():
+    for (_, version), recoveries in groups.items():
         application = recoveries[0].application
-        if application_id not in healthy:
-            healthy[application_id] = gateway.healthy_targets(application)
-        targets = healthy[application_id]
-        able = [t for t in targets if t.application_version == version]
-        if able:
+        if able := gateway.healthy_targets(application, application_version=version):
             orders += _spread(application, recoveries, able)
-        elif targets:
-            strays += _spread(application, recoveries, targets)
-            _wait_for_version(recoveries, version, now)
-        else:
-            _wait_for_version(recoveries, version, now)
+            continue
+        if others := gateway.healthy_targets(application):
+            strays += _spread(application, recoveries, others)
+        _wait_for_version(recoveries, version, now)
     return orders, strays
 
 
@@ -231,21 +239,14 @@ def claim(order: Order) -> list[Recovery]:
 # --- 3. Order, 4. prove ----------------------------------------------------------
 
 
-def _carry_out(order: Order) -> int:
+def _give(order: Order) -> HandOver | None:
+    """Claim, look, and order; None where nothing was handed over."""
     claimed = claim(order)
     if not claimed:
-        return 0
+        return None
     live.announce(order.application.pk)
-    try:
-        return _hand_over(order, claimed)
-    finally:
-        live.announce(order.application.pk)
-
-
-def _hand_over(order: Order, claimed: Sequence[Recovery]) -> int:
-    started_at = clock.now()
-    started = time.monotonic()
-    left = _look(order, claimed)
+    taken = HandOver(order, claimed, Left(), clock.now(), time.monotonic())
+    taken.left = _look(order, claimed)
     request = messages.Recovery(executor_ids=tuple(r.executor_id for r in claimed))
     try:
         gateway.ask(
@@ -261,8 +262,8 @@ def _hand_over(order: Order, claimed: Sequence[Recovery]) -> int:
             else RecoveryAttempt.Outcome.FAILED
         )
         for recovery in claimed:
-            _try_again(recovery, order, started_at, started, outcome, exc.message, left)
-        return 0
+            _try_again(taken, recovery, outcome, exc.message)
+        return None
     logger.info(
         "recovery ordered",
         extra={
@@ -271,9 +272,14 @@ def _hand_over(order: Order, claimed: Sequence[Recovery]) -> int:
             "target": order.target.executor_id,
         },
     )
-    return sum(
-        _prove(recovery, order, started_at, started, left) for recovery in claimed
-    )
+    return taken
+
+
+def _prove_all(taken: HandOver) -> int:
+    try:
+        return sum(_prove(taken, recovery) for recovery in taken.claimed)
+    finally:
+        live.announce(taken.order.application.pk)
 
 
 def _look(order: Order, claimed: Sequence[Recovery]) -> Left:
@@ -301,12 +307,10 @@ def _look(order: Order, claimed: Sequence[Recovery]) -> Left:
     return left
 
 
-def _prove(
-    recovery: Recovery, order: Order, started_at: datetime, started: float, left: Left
-) -> int:
+def _prove(taken: HandOver, recovery: Recovery) -> int:
     try:
         answer = gateway.answer(
-            order.application,
+            taken.order.application,
             messages.ExistPendingWorkflows(
                 executor_id=recovery.executor_id,
                 application_version=recovery.application_version,
@@ -314,39 +318,22 @@ def _prove(
             timeout_s=PROOF_TIMEOUT_S,
         )
     except errors.ConductorError as exc:
-        _try_again(
-            recovery,
-            order,
-            started_at,
-            started,
-            RecoveryAttempt.Outcome.FAILED,
-            f"No proof: {exc.message}",
-            left,
-        )
+        outcome = RecoveryAttempt.Outcome.FAILED
+        _try_again(taken, recovery, outcome, f"No proof: {exc.message}")
         return 0
     if answer.reply.exist is not False:
         # No clear answer is no proof.
         _try_again(
+            taken,
             recovery,
-            order,
-            started_at,
-            started,
             RecoveryAttempt.Outcome.STILL_PENDING,
             "Workflows are still pending under the dead executor.",
-            left,
         )
         return 0
-    return _confirm(recovery, order, answer.by, started_at, started, left)
+    return _confirm(taken, recovery, answer.by)
 
 
-def _confirm(
-    recovery: Recovery,
-    order: Order,
-    witness: Target,
-    started_at: datetime,
-    started: float,
-    left: Left,
-) -> int:
+def _confirm(taken: HandOver, recovery: Recovery, witness: Target) -> int:
     """`REQUESTED → CONFIRMED`, and the executor's row goes. Compare-and-set."""
     with transaction.atomic():
         now = clock.now()
@@ -356,23 +343,16 @@ def _confirm(
             state=State.CONFIRMED,
             confirmed_at=now,
             lease_expires_at=None,
-            taken_over_by=order.target.executor_id,
+            taken_over_by=taken.order.target.executor_id,
             proved_by=witness.executor_id,
             pending_left=0,
             waiting_reason="",
             last_error="",
-            **_pending(recovery, left),
+            **_pending(recovery, taken.left),
         )
         if changed != 1:
             return 0
-        _record_attempt(
-            recovery,
-            order.target.executor_id,
-            started_at,
-            started,
-            RecoveryAttempt.Outcome.CONFIRMED,
-            "",
-        )
+        _record_attempt(taken, recovery, RecoveryAttempt.Outcome.CONFIRMED, "")
         Executor.objects.filter(
             application_id=recovery.application_id,
             executor_id=recovery.executor_id,
@@ -382,16 +362,14 @@ def _confirm(
 
 
 def _try_again(
+    taken: HandOver,
     recovery: Recovery,
-    order: Order,
-    started_at: datetime,
-    started: float,
     outcome: RecoveryAttempt.Outcome,
     detail: str,
-    left: Left,
 ) -> None:
     """Back to WAITING, to try later on another executor. Gives the lease back."""
-    delay_s = min(FIRST_RETRY_S * 2 ** (recovery.attempts - 1), MAX_RETRY_S)
+    doublings = min(recovery.attempts - 1, MAX_DOUBLINGS)
+    delay_s = min(FIRST_RETRY_S * 2**doublings, MAX_RETRY_S)
     with transaction.atomic():
         changed = Recovery.objects.filter(
             pk=recovery.pk, state=State.REQUESTED, attempts=recovery.attempts
@@ -401,27 +379,23 @@ def _try_again(
             next_try_at=clock.now() + timedelta(seconds=delay_s),
             last_error=detail[:500],
             waiting_reason=f"The last attempt did not succeed: {detail}"[:300],
-            **_pending(recovery, left),
+            **_pending(recovery, taken.left),
         )
         if changed:
-            _record_attempt(
-                recovery, order.target.executor_id, started_at, started, outcome, detail
-            )
+            _record_attempt(taken, recovery, outcome, detail)
 
 
 def _record_attempt(
+    taken: HandOver,
     recovery: Recovery,
-    executor_id: str,
-    started_at: datetime,
-    started: float,
     outcome: RecoveryAttempt.Outcome,
     detail: str,
 ) -> None:
     RecoveryAttempt.objects.create(
         recovery=recovery,
-        executor_id=executor_id,
-        started_at=started_at,
-        duration_ms=int((time.monotonic() - started) * 1000),
+        executor_id=taken.order.target.executor_id,
+        started_at=taken.started_at,
+        duration_ms=int((time.monotonic() - taken.started) * 1000),
         outcome=outcome,
         detail=detail[:500],
     )

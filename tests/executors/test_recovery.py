@@ -71,8 +71,9 @@ class Executors:
         said = self.says[request.type]
         if isinstance(said, Exception):
             raise said
-        targets = gateway.healthy_targets(application)
-        by = next(t for t in targets if t.executor_id == (executor_id or "witness"))
+        (by,) = gateway.healthy_targets(
+            application, executor_id=executor_id or "witness"
+        )
         return gateway.Answer(codec.parse_reply(request, said), by)
 
 
@@ -156,3 +157,38 @@ def test_another_version_can_say_that_nothing_was_left(
     dead.refresh_from_db()
     assert (dead.state, dead.proved_by) == (State.CONFIRMED, "witness")
     assert (dead.taken_over_by, executors.orders) == ("", [])
+
+
+def test_after_thousands_of_attempts_it_is_still_tried_each_minute(
+    application: Application, dead: Recovery, executors: Executors
+) -> None:
+    connect(application, "heir", "v1")
+    connect(application, "witness", "v1")
+    executors.says["exist_pending_workflows"] = '{"exist": true}'
+    Recovery.objects.update(attempts=5_000)
+
+    recovery.sweep()
+
+    dead.refresh_from_db()
+    assert dead.state == State.WAITING
+    assert dead.next_try_at <= clock.now() + timedelta(seconds=recovery.MAX_RETRY_S)
+
+
+def test_a_version_is_found_among_thousands_of_another(
+    application: Application, dead: Recovery, executors: Executors
+) -> None:
+    presence.register(
+        [
+            Registration(f"c{n}", application.pk, f"other-{n}", "v2")
+            for n in range(3 * gateway.TARGETS_LIMIT)
+        ],
+        instance_id="i1",
+    )
+    connect(application, "heir", "v1")
+    connect(application, "witness", "v1")
+    executors.says["exist_pending_workflows"] = '{"exist": false}'
+
+    assert recovery.sweep() == 1
+
+    dead.refresh_from_db()
+    assert dead.taken_over_by in {"heir", "witness"}
