@@ -7,6 +7,9 @@ from urllib.parse import quote, unquote
 from django.http import HttpRequest
 from django_htmx.middleware import HtmxDetails
 
+# Lists are counted no further than this; beyond it a page shows "10,000+".
+COUNT_LIMIT = 10_000
+
 
 class HtmxRequest(HttpRequest):
     """A request that passed `django_htmx.middleware.HtmxMiddleware`."""

@@ -141,6 +141,9 @@ class Recovery(models.Model):
             models.Index(fields=["state", "next_try_at"], name="recovery_due"),
             models.Index(fields=["application", "-id"], name="recovery_newest"),
             models.Index(
+                fields=["application", "state", "-id"], name="recovery_by_state"
+            ),
+            models.Index(
                 fields=["application", "executor_id"], name="recovery_by_executor"
             ),
         ]

@@ -7,11 +7,22 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Protocol
 
-from django.db.models import Count, F, Max, Q, QuerySet, Window
+from django.db.models import (
+    Count,
+    F,
+    Max,
+    OuterRef,
+    Q,
+    QuerySet,
+    Subquery,
+    Window,
+)
 from django.db.models.functions import RowNumber
 
 from apps.executors.models import Executor, Recovery, RejectedConnection
+from apps.htmx import COUNT_LIMIT
 from apps.registry.auth import Actor
 from apps.registry.models import Application, Organization
 
@@ -24,6 +35,15 @@ State = Executor.State
 
 
 # --- Applications ------------------------------------------------------------------
+
+
+class WithLastLost(Protocol):
+    """An application, with when its newest recovery began."""
+
+    pk: int
+    name: str
+    private_mode: bool
+    last_lost: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +91,17 @@ def list_applications(actor: Actor, *, search: str, cursor: str) -> ApplicationP
         found = found.filter(pk__in=actor.application_ids)
     if search:
         found = found.filter(name__icontains=search)
+    newest = Recovery.objects.filter(application=OuterRef("pk")).order_by("-id")
+    found = found.annotate(last_lost=Subquery(newest.values("disconnected_at")[:1]))
     page = list(found.filter(name__gt=cursor).order_by("name")[: PAGE_SIZE + 1])
     more, page = len(page) > PAGE_SIZE, page[:PAGE_SIZE]
     rows = _application_rows(page)
     return ApplicationPage(tuple(rows), page[-1].name if more else "")
 
 
-def _application_rows(applications: Sequence[Application]) -> Iterable[ApplicationRow]:
+def _application_rows(
+    applications: Sequence[WithLastLost],
+) -> Iterable[ApplicationRow]:
     ids = [application.pk for application in applications]
     groups: dict[int, list[Mapping[str, object]]] = defaultdict(list)
     for group in (
@@ -87,29 +111,25 @@ def _application_rows(applications: Sequence[Application]) -> Iterable[Applicati
         .order_by("application_version")
     ):
         groups[group["application_id"]].append(group)
-    ledger = {
-        row["application_id"]: row
-        for row in Recovery.objects.filter(application__in=ids)
-        .values("application_id")
-        .annotate(
-            waiting=Count("pk", filter=Q(state__in=Recovery.OPEN)),
-            left=Max("disconnected_at"),
-        )
-    }
+    waiting = dict(
+        Recovery.objects.filter(application__in=ids, state__in=Recovery.OPEN)
+        .values_list("application_id")
+        .annotate(number=Count("pk"))
+    )
     for application in applications:
         yield _application_row(
-            application, groups[application.pk], ledger.get(application.pk, {})
+            application, groups[application.pk], waiting.get(application.pk, 0)
         )
 
 
 def _application_row(
-    application: Application,
+    application: WithLastLost,
     groups: Sequence[Mapping[str, object]],
-    ledger: Mapping[str, object],
+    open_recoveries: int,
 ) -> ApplicationRow:
     numbers = [(str(g["state"]), int(str(g["number"]))) for g in groups]
     alive = [g for g in groups if g["state"] == State.HEALTHY]
-    left = [g["left"] for g in (*groups, ledger) if g and g.get("left")]
+    left = [application.last_lost, *(g["left"] for g in groups)]
     return ApplicationRow(
         name=application.name,
         private_mode=application.private_mode,
@@ -117,7 +137,7 @@ def _application_row(
         total=sum(n for _, n in numbers),
         versions=_distinct(alive, "application_version"),
         languages=_distinct(groups, "language"),
-        open_recoveries=int(str(ledger.get("waiting", 0))),
+        open_recoveries=open_recoveries,
         last_contact=max((m for m in left if isinstance(m, datetime)), default=None),
     )
 
@@ -266,8 +286,15 @@ def list_recoveries(
 
 
 def recoveries_by_state(application: Application) -> dict[str, int]:
-    counts = application.recoveries.order_by().values_list("state")
-    return dict(counts.annotate(number=Count("pk")))
+    """Count the ledger's entries by state, none beyond one more than `COUNT_LIMIT`.
+
+    Queries: one for each state.
+    """
+    recoveries = application.recoveries.order_by()
+    return {
+        state: recoveries.filter(state=state)[: COUNT_LIMIT + 1].count()
+        for state in Recovery.State.values
+    }
 
 
 @dataclass(frozen=True, slots=True)

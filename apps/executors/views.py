@@ -161,7 +161,7 @@ def recovery_list(request: HttpRequest, org: str, app: str) -> HttpResponse:
             "active": "recoveries",
             "page": page,
             "state": state,
-            "states": [(s, counts.get(s, 0)) for s in Recovery.State.values],
+            "states": list(counts.items()),
             "all_count": sum(counts.values()),
             "cursor": cursor,
             "next_cursor": page.next_cursor,

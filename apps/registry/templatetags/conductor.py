@@ -14,6 +14,8 @@ from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString, mark_safe
 
+from apps.htmx import COUNT_LIMIT
+
 register = template.Library()
 
 SPRITE = "vendor/tabler-icons-3.51.0/sprite.svg"
@@ -88,6 +90,12 @@ def duration(value: timedelta | float | None) -> str:
         if whole >= size:
             return f"{whole // size} {unit} {whole % size // smaller} {small_unit}"
     raise AssertionError(seconds)
+
+
+@register.filter
+def capped(number: int) -> str:
+    """A count that went no further than the limit: `312`, `10,000+`."""
+    return f"{COUNT_LIMIT:,}+" if number > COUNT_LIMIT else f"{number:,}"
 
 
 @register.simple_tag
