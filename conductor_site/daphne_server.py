@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import os
 import re
 import signal
@@ -21,6 +22,8 @@ from typing import Any
 
 # Daphne installs Twisted's asyncio reactor, before any other import of Twisted.
 from daphne.server import Server as DaphneServer  # isort: skip
+from autobahn.twisted import websocket as autobahn_twisted
+from autobahn.websocket import protocol as autobahn_protocol
 from daphne.http_protocol import HTTPFactory, WebRequest
 from daphne.ws_protocol import WebSocketFactory, WebSocketProtocol
 from twisted.internet import defer, error
@@ -29,6 +32,12 @@ from twisted.logger import LogLevel, formatEvent, globalLogBeginner
 from twisted.web import http
 
 from conductor_site.logging import REDACTED, redact
+
+# autobahn composes, in colour, what it would say at debug level for every connection
+# and frame, whether or not anybody listens: a third of what a handshake costs.
+for _module in (autobahn_protocol, autobahn_twisted):
+    for _name in {"pformat", "hltype", "hlval"} & vars(_module).keys():
+        setattr(_module, _name, lambda _: "")
 
 # Its declared interfaces do not tell what the asyncio reactor can do.
 reactor: Any = installed_reactor
@@ -65,15 +74,45 @@ def redact_path(path: str, *, is_websocket: bool = False) -> str:
     return redact(path)
 
 
+class Repeats:
+    """Lets the first of equal lines through, then one a minute that tells how many.
+
+    An executor that is refused comes back every second for ever.
+    """
+
+    SECS = 60.0
+    LIMIT = 1_000
+
+    def __init__(self) -> None:
+        self._seen: dict[str, tuple[float, int]] = {}
+
+    def count(self, line: str) -> int:
+        """Return how many lines this one stands for; 0 if it is not to be logged."""
+        now = time.monotonic()
+        since, held_back = self._seen.get(line, (-math.inf, 0))
+        if now - since < self.SECS:
+            self._seen[line] = (since, held_back + 1)
+            return 0
+        if len(self._seen) >= self.LIMIT:
+            self._seen.clear()
+        self._seen[line] = (now, 0)
+        return held_back + 1
+
+
+_refusals = Repeats()
+
+
 def _log_access(protocol: str, action: str, details: dict[str, Any]) -> None:
     is_websocket = protocol == "websocket"
     path = redact_path(details["path"], is_websocket=is_websocket)
     if is_websocket:
         # Ten thousand executors that reconnect are no news; one refused may be.
-        level = logging.INFO if action.startswith("refused") else logging.DEBUG
-        access.log(
-            level, "websocket %s %s from %s", action, path, details.get("client")
-        )
+        client = details.get("client")
+        if not action.startswith("refused"):
+            access.debug("websocket %s %s from %s", action, path, client)
+        elif times := _refusals.count(f"{action} {path}"):
+            more = f", {times} times" if times > 1 else ""
+            access.info("websocket %s %s from %s%s", action, path, client, more)
         return
     access.info(
         "%s %s %s %.0f ms",
