@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import json
 import time
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,6 +22,7 @@ from django.db.models.functions import Now
 
 from apps.executors import clock
 from apps.executors.models import RejectedConnection
+from apps.executors.untrusted import storable_text
 from apps.registry import keys
 from apps.registry.models import ApiKey, Application, Permission
 
@@ -74,6 +76,7 @@ async def admit(application_name: str, secret: str, *, remote_ip: str) -> Verdic
     """Decide about one attempt. One query per key and name in `REMEMBER_SECS`."""
     if len(secret) > MAX_KEY_CHARS or len(application_name) > MAX_NAME_CHARS:
         return Refused(401, "The API key or application name is too long.")
+    application_name = storable_text(application_name, MAX_NAME_CHARS)
     key = (hashlib.sha256(secret.encode()).hexdigest(), application_name)
     now = time.monotonic()
     entry = _remembered.get(key)
@@ -99,10 +102,17 @@ def _judge(application_name: str, secret: str) -> Verdict:
         return _judge_without_keys(application_name)
     key = keys.find_by_secret(secret)
     if key is None:
-        return Refused(
-            401, "Unknown API key. Check the conductor key of this process.", "bad_key"
-        )
+        return _refuse_unknown(keys.find_by_beginning(secret))
     return _judge_key(key, application_name, clock.now())
+
+
+def _refuse_unknown(meant: ApiKey | None) -> Refused:
+    """The same answer to all; told to the organization whose key was meant."""
+    detail = "Unknown API key. Check the conductor key of this process."
+    if meant is None:
+        return Refused(401, detail, Reason.BAD_KEY)
+    organization_id, prefix = meant.organization_id, meant.prefix
+    return Refused(401, detail, Reason.BAD_KEY, organization_id, meant.pk, prefix)
 
 
 def _judge_without_keys(application_name: str) -> Verdict:
@@ -119,9 +129,9 @@ def _judge_key(key: ApiKey, application_name: str, now: datetime) -> Verdict:
         return Refused(status, detail, reason, key.organization_id, key.pk, key.prefix)
 
     if key.revoked_at is not None:
-        return refuse(401, Reason.REVOKED_KEY, f"API key {key.name!r} was revoked.")
+        return refuse(401, Reason.REVOKED_KEY, _why_unusable(key))
     if not key.is_usable(now):
-        return refuse(401, Reason.EXPIRED_KEY, f"API key {key.name!r} has expired.")
+        return refuse(401, Reason.EXPIRED_KEY, _why_unusable(key))
     if Permission.WEBSOCKET_CONNECT not in key.permissions:
         return refuse(
             403,
@@ -146,6 +156,42 @@ def _judge_key(key: ApiKey, application_name: str, now: datetime) -> Verdict:
             f"API key {key.name!r} is not for application {application_name!r}.",
         )
     return Admitted(application.pk, key.pk)
+
+
+def _why_unusable(key: ApiKey) -> str:
+    happened = "has expired" if key.revoked_at is None else "was revoked"
+    return f"API key {key.name!r} {happened}."
+
+
+def reconsider(admitted: Collection[Admitted]) -> dict[Admitted, str]:
+    """Say which of those that were let in would not be any more, and why.
+
+    Two queries, however many.
+    """
+    now = clock.now()
+    found = ApiKey.objects.in_bulk({a.api_key_id for a in admitted if a.api_key_id})
+    applications = set(
+        Application.objects.filter(
+            pk__in={a.application_id for a in admitted}
+        ).values_list("pk", flat=True)
+    )
+    why: dict[Admitted, str] = {}
+    for one in admitted:
+        key = found.get(one.api_key_id or 0)
+        if one.application_id not in applications:
+            why[one] = "This application was removed from Conductor."
+        elif settings.CONDUCTOR_AUTH == "none":
+            continue
+        elif key is None:
+            why[one] = "The API key of this connection is gone."
+        elif not key.is_usable(now):
+            why[one] = _why_unusable(key)
+    return why
+
+
+def forget_verdicts() -> None:
+    """Let every next attempt be judged anew. Call it on the server's loop."""
+    _remembered.clear()
 
 
 def _count(refused: Refused, application_name: str, remote_ip: str) -> None:

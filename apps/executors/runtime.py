@@ -20,14 +20,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from django.conf import settings
 from django.db import close_old_connections, connections
 from django.db.utils import DatabaseError, InterfaceError, OperationalError
 
-from apps.executors import admission, bus, clock, live, loops, presence, sockets
+from apps.executors import admission, bus, live, loops, presence, sockets
+from apps.executors.admission import Admitted
 from apps.executors.presence import Registration
 from apps.executors.sockets import Socket
-from apps.registry.models import ApiKey, Application
+from apps.registry.models import Application
 
 logger = logging.getLogger(__name__)
 
@@ -211,7 +211,11 @@ async def _write_singly(
             fenced.append(registration)
         except DatabaseError:
             logger.exception("executor cannot be registered")
-            _repair(instance, [], [], [registration.connection_id])
+            _dismiss(
+                registration.connection_id,
+                POLICY_VIOLATION,
+                "this executor cannot be registered",
+            )
         else:
             fenced += result.fenced
             woke = woke or result.woke_recoveries
@@ -307,43 +311,43 @@ def _settled_sockets(instance: _Instance) -> dict[str, Socket]:
     }
 
 
-def _unwelcome(settled: dict[str, Socket]) -> list[str]:
-    """Sockets whose key was revoked or expired, or whose application is gone."""
-    key_ids = {s.api_key_id for s in settled.values() if s.api_key_id is not None}
-    application_ids = {s.application_id for s in settled.values()}
-    now = clock.now()
-    usable = {
-        key.pk for key in ApiKey.objects.filter(pk__in=key_ids) if key.is_usable(now)
-    }
-    existing = set(
-        Application.objects.filter(pk__in=application_ids).values_list("pk", flat=True)
-    )
-    check_keys = settings.CONDUCTOR_AUTH != "none"
-    return [
-        connection_id
+def _unwelcome(settled: dict[str, Socket]) -> dict[str, str]:
+    """Sockets that would not be let in any more, with the reason."""
+    admitted = {
+        connection_id: Admitted(socket.application_id, socket.api_key_id)
         for connection_id, socket in settled.items()
-        if socket.application_id not in existing
-        or (check_keys and socket.api_key_id not in usable)
-    ]
+    }
+    why = admission.reconsider(set(admitted.values()))
+    return {cid: why[one] for cid, one in admitted.items() if one in why}
 
 
 def _repair(
-    instance: _Instance, again: list[str], superseded: list[str], unwelcome: list[str]
+    instance: _Instance,
+    again: list[str],
+    superseded: list[str],
+    unwelcome: dict[str, str],
 ) -> None:
     for connection_id in again:
         socket = sockets.open_sockets.get(connection_id)
         if socket is not None and socket.registration is not None:
             instance.registrations.append(socket.registration)
             instance.wake.set()
-    for connection_ids, code, reason in (
-        (superseded, SUPERSEDED, "a newer connection of this executor took over"),
-        (unwelcome, POLICY_VIOLATION, "key revoked or application removed"),
-    ):
-        for connection_id in connection_ids:
-            socket = sockets.open_sockets.get(connection_id)
-            if socket is not None:
-                unregister(socket)
-                spawn(_close(socket, code, reason))
+    for connection_id in superseded:
+        _dismiss(
+            connection_id, SUPERSEDED, "a newer connection of this executor took over"
+        )
+    if unwelcome:
+        # It comes back within a second, and is then to hear the reason again.
+        admission.forget_verdicts()
+    for connection_id, reason in unwelcome.items():
+        _dismiss(connection_id, POLICY_VIOLATION, reason)
+
+
+def _dismiss(connection_id: str, code: int, reason: str) -> None:
+    socket = sockets.open_sockets.get(connection_id)
+    if socket is not None:
+        unregister(socket)
+        spawn(_close(socket, code, reason))
 
 
 async def _close(socket: Socket, code: int, reason: str) -> None:

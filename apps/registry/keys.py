@@ -12,6 +12,7 @@ from apps.registry.models import ApiKey
 
 _ALPHABET = string.ascii_letters + string.digits
 _SECRET = re.compile(r"dbos_([A-Za-z0-9]{8})_[A-Za-z0-9]{43}")
+_BEGINNING = re.compile(r"dbos_([A-Za-z0-9]{8})_")
 
 
 def new_secret() -> tuple[str, str]:
@@ -36,6 +37,15 @@ def find_by_secret(secret: str) -> ApiKey | None:
     if key is None or not hmac.compare_digest(key.secret_hash, hash_secret(secret)):
         return None
     return key
+
+
+def find_by_beginning(secret: str) -> ApiKey | None:
+    """Return the key that a wrong secret was meant to be, as after half a copy.
+
+    It opens nothing; it only tells whose mistake this probably is.
+    """
+    found = _BEGINNING.match(secret)
+    return None if found is None else ApiKey.objects.filter(prefix=found[1]).first()
 
 
 def _random(length: int) -> str:

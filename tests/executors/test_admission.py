@@ -1,0 +1,226 @@
+"""Who may connect, and what those hear who may not."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from channels.routing import URLRouter
+from channels.testing import WebsocketCommunicator
+from django.utils import timezone
+
+from apps.executors import admission, clock, pages
+from apps.executors.admission import Admitted, Refused
+from apps.executors.models import RejectedConnection
+from apps.executors.routing import websocket_urlpatterns
+from apps.registry import services
+from apps.registry.auth import Actor, system_actor
+from apps.registry.models import ApiKey, Application, Organization, Permission
+from conductor_site.logging import JsonFormatter, TextFormatter
+
+ATTEMPTS = 200
+
+
+@pytest.fixture
+def actor(db: Any) -> Actor:
+    return system_actor(Organization.objects.create(name="acme"))
+
+
+@pytest.fixture
+def orders(actor: Actor) -> Application:
+    return services.create_application(actor=actor, name="orders")
+
+
+@pytest.fixture(autouse=True)
+def nothing_remembered() -> Any:
+    yield
+    admission.forget_verdicts()
+    admission._rejections.clear()
+
+
+def make_key(actor: Actor, **more: Any) -> tuple[ApiKey, str]:
+    return services.create_api_key(actor=actor, name="k1", **more)
+
+
+def test_good_key_is_admitted(actor: Actor, orders: Application) -> None:
+    key, secret = make_key(actor)
+
+    assert admission._judge("orders", secret) == Admitted(orders.pk, key.pk)
+
+
+def test_key_of_another_organization_finds_no_such_application(
+    actor: Actor, orders: Application
+) -> None:
+    stranger = system_actor(Organization.objects.create(name="strangers"))
+    secret = make_key(stranger)[1]
+
+    verdict = admission._judge("orders", secret)
+
+    assert isinstance(verdict, Refused)
+    assert (verdict.status, verdict.organization_id) == (
+        404,
+        stranger.organization.pk,
+    )
+
+
+@pytest.mark.parametrize("cut", [20, 1])
+def test_half_a_key_is_shown_to_its_organization(
+    actor: Actor, orders: Application, cut: int
+) -> None:
+    key, secret = make_key(actor)
+
+    verdict = admission._judge("orders", secret[:-cut])
+
+    assert isinstance(verdict, Refused)
+    assert (verdict.status, verdict.api_key_id) == (401, key.pk)
+    assert key.name not in verdict.body().decode()
+
+
+def test_answer_does_not_tell_whether_a_key_begins_like_a_real_one(
+    actor: Actor, orders: Application
+) -> None:
+    secret = make_key(actor)[1]
+    near, far = secret[:14] + "x" * 43, "dbos_12345678_" + "x" * 43
+
+    bodies = {
+        verdict.body()
+        for verdict in (admission._judge("orders", s) for s in (near, far, "nonsense"))
+        if isinstance(verdict, Refused)
+    }
+
+    assert len(bodies) == 1
+
+
+async def test_many_attempts_are_judged_once(monkeypatch: Any) -> None:
+    judged = []
+
+    def judge(name: str, secret: str) -> Refused:
+        judged.append(name)
+        return Refused(401, "no", "bad_key", organization_id=1, key_prefix="p")
+
+    monkeypatch.setattr(admission, "_judge", judge)
+    await asyncio.gather(
+        *(admission.admit("orders", "s", remote_ip="::1") for _ in range(ATTEMPTS))
+    )
+
+    assert judged == ["orders"]
+    [(_, count, ip)] = admission._rejections.values()
+    assert (count, ip) == (ATTEMPTS, "::1")
+
+
+async def test_failed_judgement_is_not_remembered(monkeypatch: Any) -> None:
+    answers: list[Any] = [OSError("away"), Admitted(1, 1)]
+
+    def judge(name: str, secret: str) -> Any:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(admission, "_judge", judge)
+    with pytest.raises(OSError, match="away"):
+        await admission.admit("orders", "s", remote_ip="::1")
+
+    assert await admission.admit("orders", "s", remote_ip="::1") == Admitted(1, 1)
+
+
+async def test_name_that_no_database_takes_is_made_storable(monkeypatch: Any) -> None:
+    monkeypatch.setattr(
+        admission, "_judge", lambda name, secret: Refused(404, name, "r", 1)
+    )
+
+    verdict = await admission.admit("a\0b", "s", remote_ip="::1")
+
+    assert isinstance(verdict, Refused)
+    assert "\0" not in verdict.detail
+    assert all("\0" not in name for _, name, _, _ in admission._rejections)
+
+
+def test_counted_attempts_become_one_row_in_words(
+    actor: Actor, orders: Application
+) -> None:
+    key, _ = make_key(actor)
+    refused = admission._judge_key(key, "orderz", clock.now())
+    assert isinstance(refused, Refused)
+    for flush in range(2):
+        for _ in range(ATTEMPTS):
+            admission._count(refused, "orderz", f"10.0.0.{flush}")
+        admission.flush_rejections()
+
+    row = RejectedConnection.objects.get()
+    assert (row.count, row.remote_ip) == (2 * ATTEMPTS, "10.0.0.1")
+    [rejection] = pages.list_rejections(actor.organization).rows
+    assert rejection.sentence == (
+        "A process tried to connect as orderz with key k1: no such application."
+    )
+    assert "orders" in rejection.remedy
+
+
+def test_open_connection_is_reconsidered(actor: Actor, orders: Application) -> None:
+    key, _ = make_key(actor)
+    admitted = Admitted(orders.pk, key.pk)
+    assert admission.reconsider([admitted]) == {}
+
+    services.revoke_api_key(actor=actor, key=key)
+
+    assert admission.reconsider([admitted]) == {admitted: "API key 'k1' was revoked."}
+
+
+def test_open_connection_of_an_expired_key_is_unwelcome(
+    actor: Actor, orders: Application
+) -> None:
+    key, _ = make_key(actor, expires_at=timezone.now() + timedelta(days=1))
+    ApiKey.objects.update(expires_at=timezone.now() - timedelta(seconds=1))
+    admitted = Admitted(orders.pk, key.pk)
+
+    assert admission.reconsider([admitted]) == {admitted: "API key 'k1' has expired."}
+
+
+def test_open_connection_of_a_removed_application_is_unwelcome(
+    actor: Actor, orders: Application, django_assert_max_num_queries: Any
+) -> None:
+    key, _ = make_key(actor)
+    other = services.create_application(actor=actor, name="billing")
+    gone, kept = Admitted(orders.pk, key.pk), Admitted(other.pk, key.pk)
+    services.delete_application(actor=actor, application=orders)
+
+    with django_assert_max_num_queries(3):
+        why = admission.reconsider([gone, kept])
+
+    assert why == {gone: "This application was removed from Conductor."}
+
+
+def test_missing_permission_is_named(actor: Actor, orders: Application) -> None:
+    _, secret = make_key(actor, permissions=[Permission.METRIC_READ])
+
+    verdict = admission._judge("orders", secret)
+
+    assert isinstance(verdict, Refused)
+    assert json.loads(verdict.body())["status"] == 403
+    assert "websocket.connect" in verdict.detail
+
+
+async def test_report_of_a_failed_admission_holds_no_key(
+    monkeypatch: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    secret = "dbos_12345678_" + "s" * 43
+
+    def judge(name: str, secret: str) -> Any:
+        raise RuntimeError(f"cannot read /websocket/{name}/{secret}")
+
+    monkeypatch.setattr(admission, "_judge", judge)
+    router = URLRouter(websocket_urlpatterns)
+    communicator = WebsocketCommunicator(router, f"/websocket/orders/{secret}")
+    connected, _ = await communicator.connect()
+
+    assert not connected
+    [record] = [r for r in caplog.records if r.levelno == logging.ERROR]
+    for formatter in (TextFormatter(), JsonFormatter()):
+        text = formatter.format(record)
+        assert "Traceback" in text
+        assert "s" * 43 not in text
+        assert secret not in text
