@@ -12,7 +12,7 @@ from benchmarks.stack import Stack
 from tests.e2e.world import Conductor, Embedded, Services
 
 
-@pytest.fixture(scope="module", params=["embedded", "services"])
+@pytest.fixture(scope="package", params=["embedded", "services"])
 def conductor(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Conductor]:

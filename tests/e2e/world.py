@@ -6,8 +6,10 @@ Everything here is real: server processes, the SDKs from their registries, datab
 from __future__ import annotations
 
 import contextlib
+import html
 import json
 import os
+import re
 import secrets
 import signal
 import sqlite3
@@ -86,11 +88,21 @@ class Application:
     """One application: a name, an SDK, a database, and its processes."""
 
     def __init__(
-        self, conductor: Conductor, name: str, language: str, version: str, home: Path
+        self,
+        conductor: Conductor,
+        name: str,
+        language: str,
+        version: str,
+        home: Path,
+        *,
+        number: int = 0,
     ) -> None:
         self.conductor, self.name, self.language = conductor, name, language
         self.sdk = install_sdk(language, version)
         self.home = home
+        # Its first process connects to this one of the servers.
+        self.number = number
+        home.mkdir(exist_ok=True)
         self.notes_file = home / f"{name}.notes"
         self.processes: list[Process] = []
         if language == "python":
@@ -102,7 +114,9 @@ class Application:
     def start(self, **environment: str) -> Process:
         """Start one process of it; the next one connects to the next server."""
         urls = self.conductor.urls
-        url = urls[len(self.processes) % len(urls)].replace("http", "ws", 1)
+        url = urls[(self.number + len(self.processes)) % len(urls)].replace(
+            "http", "ws", 1
+        )
         if self.language == "python":
             command = [str(self.sdk / "bin" / "python"), "-u", str(APPS / "app.py")]
         else:
@@ -181,6 +195,12 @@ class Process:
     def log(self) -> str:
         return self.log_file.read_text(errors="replace")
 
+    def log_line(self, part: str) -> str:
+        """Return the first complete line of its log with this in it, or nothing."""
+        lines = self.log().splitlines(keepends=True)
+        whole = (line for line in lines if line.endswith("\n"))
+        return next((line for line in whole if part in line), "")
+
     def kill(self) -> None:
         """SIGKILL, as the machine would."""
         if self.is_alive():
@@ -207,6 +227,7 @@ class Conductor:
     """Conductor with an organization `acme` and its admin; see the two kinds below."""
 
     urls: list[str]
+    web_pids: list[int]
     key: str
 
     def manage(self, *arguments: str) -> str:
@@ -275,6 +296,7 @@ class Embedded(Conductor):
                 stdout=log,
                 stderr=log,
             )
+        self.web_pids = [self.process.pid]
         wait_until("Conductor answers", lambda: answers(self.urls[0]), secs=60)
         self.key = self.provision()
 
@@ -303,8 +325,7 @@ class Services(Conductor):
         stack.environment["CONDUCTOR_EXECUTOR_TIMEOUT_SECS"] = str(TIMEOUT_SECS)
         ports = [free_port(), free_port()]
         self.urls = [f"http://127.0.0.1:{port}" for port in ports]
-        for port in ports:
-            stack.start_web(port)
+        self.web_pids = [stack.start_web(port).pid for port in ports]
         stack.start_background(workers=2)
         self.key = self.provision()
 
@@ -346,3 +367,52 @@ class Console:
         page = self.http.get(path, params=query)
         assert page.status_code == 200, f"{page.status_code} {page.text[-3000:]}"
         return page.text
+
+    def make_key(
+        self,
+        name: str,
+        *applications: str,
+        permission: str = "websocket.connect",
+    ) -> str:
+        """Make an API key, for all applications unless some are named."""
+        labels = self.page("/orgs/acme/keys/new/").split("<label")
+        ids = [
+            match[1]
+            for label in labels
+            for application in applications
+            if f">{application}<" in label
+            and (match := re.search(r'name="applications" value="(\d+)"', label))
+        ]
+        assert len(ids) == len(applications)
+        page = self.post(
+            "/orgs/acme/keys/new/",
+            name=name,
+            permissions=permission,
+            applications=ids,
+            expires="30",
+        )
+        found = re.search(r'value="(dbos_[^"]+)"', page.text)
+        assert found is not None, page.text
+        return found[1]
+
+    def revoke_key(self, name: str) -> None:
+        """Revoke an API key by its name."""
+        page = self.page("/orgs/acme/keys/")
+        found = re.search(
+            rf'action="([^"]+/revoke/)"[^>]*data-confirm="Revoke key {name}\?', page
+        )
+        assert found is not None, page
+        self.post(found[1])
+
+    def rejections(self) -> str:
+        """Return the text of the page of rejected connections."""
+        return html.unescape(self.page("/orgs/acme/rejected/"))
+
+    def rejected_times(self, key_name: str) -> list[int]:
+        """Return how many attempts each row about a key counts."""
+        rows = self.rejections().split("<tr>")
+        return [
+            int(re.findall(r'class="num">([\d,]+)<', row)[1].replace(",", ""))
+            for row in rows
+            if f"with key {key_name}:" in row
+        ]
