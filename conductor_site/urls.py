@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from allauth.account.decorators import secure_admin_login
 from django.contrib import admin
 from django.urls import include, path, register_converter
 
@@ -9,6 +10,9 @@ from apps.htmx import OpaqueConverter
 from conductor_site import views
 
 register_converter(OpaqueConverter, "opaque")
+
+# The admin's own sign-in form knows neither rate limits nor second factors.
+admin.site.login = secure_admin_login(admin.site.login)  # type: ignore[method-assign]
 
 urlpatterns = [
     path("", views.landing, name="landing"),

@@ -23,7 +23,7 @@ from django.db.models.functions import Now
 from apps.executors import clock
 from apps.executors.models import RejectedConnection
 from apps.executors.untrusted import storable_text
-from apps.registry import keys
+from apps.registry import auth, keys
 from apps.registry.models import ApiKey, Application, Permission
 
 REMEMBER_SECS = 5.0
@@ -132,7 +132,8 @@ def _judge_key(key: ApiKey, application_name: str, now: datetime) -> Verdict:
         return refuse(401, Reason.REVOKED_KEY, _why_unusable(key))
     if not key.is_usable(now):
         return refuse(401, Reason.EXPIRED_KEY, _why_unusable(key))
-    if Permission.WEBSOCKET_CONNECT not in key.permissions:
+    actor = auth.key_actor(key)
+    if not actor.may(Permission.WEBSOCKET_CONNECT):
         return refuse(
             403,
             Reason.MISSING_PERMISSION,
@@ -147,9 +148,7 @@ def _judge_key(key: ApiKey, application_name: str, now: datetime) -> Verdict:
             Reason.UNKNOWN_APPLICATION,
             f"No application named {application_name!r}. Register it in the console.",
         )
-    if not (
-        key.all_applications or key.applications.filter(pk=application.pk).exists()
-    ):
+    if not actor.sees(application):
         return refuse(
             403,
             Reason.WRONG_APPLICATION,

@@ -35,7 +35,9 @@ from apps.executors.gateway import Target
 from apps.executors.models import Executor, Recovery, RecoveryAttempt
 from apps.executors.protocol import codec, messages
 from apps.executors.protocol.rows import WorkflowRow
-from apps.registry.models import Application
+from apps.registry.auth import Actor
+from apps.registry.models import Application, Permission
+from apps.registry.services import audited
 
 logger = logging.getLogger(__name__)
 
@@ -122,12 +124,22 @@ def _in_thread(function: Callable[[A], R], argument: A) -> R | None:
         connections.close_all()
 
 
-def retry_now(*, recovery: Recovery) -> bool:
-    """Make a waiting recovery due at once. Return whether it was waiting."""
-    changed = Recovery.objects.filter(pk=recovery.pk, state=State.WAITING).update(
-        next_try_at=clock.now()
-    )
-    return changed == 1
+def retry_now(*, actor: Actor, recovery: Recovery) -> None:
+    """Make a waiting recovery due at once. Raises: Conflict where it does not wait."""
+    with audited(
+        actor=actor,
+        operation="recovery.retry",
+        target_type="recovery",
+        target_id=str(recovery.pk),
+    ) as details:
+        details["application_name"] = recovery.application.name
+        details["executor_id"] = recovery.executor_id
+        actor.require(Permission.APPLICATION_WRITE, recovery.application)
+        changed = Recovery.objects.filter(pk=recovery.pk, state=State.WAITING).update(
+            next_try_at=clock.now()
+        )
+        if changed != 1:
+            raise errors.Conflict("It is not waiting, so there is nothing to retry.")
 
 
 # --- 1. Plan ---------------------------------------------------------------------

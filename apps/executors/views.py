@@ -6,7 +6,6 @@ from datetime import datetime
 from typing import Any, cast
 
 from django.contrib import messages
-from django.db import transaction
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.utils.dateparse import parse_datetime
@@ -17,7 +16,7 @@ from apps import errors
 from apps.executors import pages, recovery
 from apps.executors.models import Recovery
 from apps.htmx import HtmxRequest, choose_template
-from apps.registry import auth, selectors, services
+from apps.registry import auth, selectors
 from apps.registry.models import Application, Permission
 
 LANGUAGES = {
@@ -28,17 +27,11 @@ LANGUAGES = {
 }
 
 
-def _open(
-    request: HttpRequest,
-    org: str,
-    app: str,
-    permission: Permission = Permission.APPLICATION_READ,
-) -> tuple[auth.Actor, Application]:
+def _open(request: HttpRequest, org: str, app: str) -> tuple[auth.Actor, Application]:
     actor = auth.actor_for(request, org)
-    application = selectors.get_application_for(
-        actor=actor, name=app, permission=permission
+    return actor, selectors.get_application_for(
+        actor=actor, name=app, permission=Permission.APPLICATION_READ
     )
-    return actor, application
 
 
 def _render(
@@ -191,20 +184,9 @@ def recovery_detail(request: HttpRequest, org: str, app: str, pk: int) -> HttpRe
 
 @require_POST
 def recovery_retry(request: HttpRequest, org: str, app: str, pk: int) -> HttpResponse:
-    actor, application = _open(request, org, app, Permission.APPLICATION_WRITE)
-    entry = _get_recovery(application, pk)
-    with transaction.atomic():
-        if recovery.retry_now(recovery=entry):
-            services.record_audit(
-                actor=actor,
-                operation="recovery.retry",
-                target_type="recovery",
-                target_id=str(entry.pk),
-                details={"application": app, "executor_id": entry.executor_id},
-            )
-            messages.success(request, "It is due now. The next sweep tries it.")
-        else:
-            messages.info(request, "It is not waiting, so there is nothing to retry.")
+    actor, application = _open(request, org, app)
+    recovery.retry_now(actor=actor, recovery=_get_recovery(application, pk))
+    messages.success(request, "It is due now. The next sweep tries it.")
     return redirect("executors:recovery_detail", org=org, app=app, pk=pk)
 
 

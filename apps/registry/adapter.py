@@ -7,11 +7,14 @@ from typing import Any
 from allauth.account.adapter import DefaultAccountAdapter
 from django.conf import settings
 from django.contrib.auth.models import User
+from django.core.exceptions import ValidationError
 from django.db import transaction
 from django.http import HttpRequest
+from django.utils import timezone
 
 from apps import errors
 from apps.registry import selectors, services
+from apps.registry.models import Invitation
 
 INVITATION_SESSION_KEY = "invitation"
 
@@ -19,12 +22,23 @@ INVITATION_SESSION_KEY = "invitation"
 class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
     def is_open_for_signup(self, request: HttpRequest) -> bool:
         """`CONDUCTOR_SIGNUP`: open to all, to the invited, or to nobody."""
-        if settings.CONDUCTOR_SIGNUP == "open":
-            return True
-        if settings.CONDUCTOR_SIGNUP == "closed":
+        if settings.CONDUCTOR_AUTH == "none" or settings.CONDUCTOR_SIGNUP == "closed":
             return False
-        secret = request.session.get(INVITATION_SESSION_KEY, "")
-        return bool(secret) and selectors.find_invitation(secret) is not None
+        return settings.CONDUCTOR_SIGNUP == "open" or bool(_invitation(request))
+
+    def clean_email(self, email: str) -> str:
+        """Where only the invited may sign up, an invitation with an address is for
+        that address."""
+        email = super().clean_email(email)
+        invitation = _invitation(self.request)
+        if (
+            settings.CONDUCTOR_SIGNUP == "invite"
+            and self.request.user.is_anonymous
+            and invitation is not None
+            and not services.is_invited(invitation, User(email=email))
+        ):
+            raise ValidationError("This invitation is for another e-mail address.")
+        return email
 
     def save_user(
         self, request: HttpRequest, user: User, form: Any, commit: bool = True
@@ -37,12 +51,18 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
         return user
 
 
+def _invitation(request: HttpRequest) -> Invitation | None:
+    """The open invitation by whose link this browser came, if it did."""
+    secret = request.session.get(INVITATION_SESSION_KEY, "")
+    return selectors.find_open_invitation(secret, timezone.now()) if secret else None
+
+
 def _find_place(request: HttpRequest, user: User) -> None:
     secret = request.session.pop(INVITATION_SESSION_KEY, None)
     if secret:
         try:
             services.accept_invitation(user=user, secret=secret)
-        except errors.NotFound:
+        except (errors.NotFound, errors.Forbidden):
             pass
         else:
             return

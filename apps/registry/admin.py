@@ -1,18 +1,24 @@
 """Staff screens of the registry: to look, hardly ever to change.
 
 What changes state goes through the services, so that it is audited like any other.
+`ReadOnlyAdmin` is what the screens of every app are made of.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
+from allauth.account.models import EmailAddress
+from allauth.mfa.models import Authenticator
 from django.contrib import admin
+from django.contrib.auth.models import Group, User
+from django.core.paginator import Paginator
 from django.db import models
 from django.http import HttpRequest
+from django.utils.functional import cached_property
 
 from apps.registry import services
-from apps.registry.auth import system_actor
+from apps.registry.auth import staff_actor
 from apps.registry.models import (
     ApiKey,
     Application,
@@ -23,11 +29,30 @@ from apps.registry.models import (
     Role,
 )
 
+COUNT_LIMIT = 10_000
+
+
+class BoundedPaginator(Paginator):  # type: ignore[type-arg]
+    """Counts no further than the rows that it would ever show."""
+
+    @cached_property
+    def count(self) -> int:
+        rows: Any = self.object_list
+        return int(rows.order_by()[:COUNT_LIMIT].count())
+
 
 class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
-    """Shows rows; adds, changes and deletes none."""
+    """Shows rows, newest first; adds, changes and deletes none.
 
+    Every search is a prefix of one indexed column: several would be joined by OR, which
+    no index serves.
+    """
+
+    paginator = BoundedPaginator
     show_full_result_count = False
+    list_per_page = list_max_show_all = 50
+    ordering = ("-pk",)
+    sortable_by = ()
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
@@ -38,58 +63,129 @@ class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
 
+    def has_act_permission(self, request: HttpRequest) -> bool:
+        """Whether this member of staff may use the actions of a list."""
+        return bool(request.user.is_active and request.user.is_superuser)
+
+
+# --- People ----------------------------------------------------------------------
+
+# What Django and allauth show of people can be edited, unaudited, and shows secrets.
+for model in (User, Group, EmailAddress, Authenticator):
+    admin.site.unregister(model)
+
+
+@admin.register(User)
+class UserAdmin(ReadOnlyAdmin):
+    list_display = ("email", "username", "is_active", "is_staff", "last_login")
+    search_fields = ("emailaddress__email__startswith",)
+    search_help_text = "The beginning of an e-mail address"
+    fields = (
+        "username",
+        "email",
+        "is_active",
+        "is_staff",
+        "is_superuser",
+        "last_login",
+        "date_joined",
+    )
+    actions = ("deactivate", "reactivate")
+
+    @admin.action(description="Deactivate the selected people", permissions=["act"])
+    def deactivate(self, request: HttpRequest, queryset: models.QuerySet[User]) -> None:
+        self._set_active(request, queryset, is_active=False)
+
+    @admin.action(description="Reactivate the selected people", permissions=["act"])
+    def reactivate(self, request: HttpRequest, queryset: models.QuerySet[User]) -> None:
+        self._set_active(request, queryset, is_active=True)
+
+    @staticmethod
+    def _set_active(
+        request: HttpRequest, people: models.QuerySet[User], *, is_active: bool
+    ) -> None:
+        for person in people.exclude(username=request.user.get_username()):
+            actors = [
+                staff_actor(request, membership.organization)
+                for membership in person.memberships.select_related("organization")
+            ]
+            services.set_user_active(actors=actors, user=person, is_active=is_active)
+
+
+@admin.register(EmailAddress)
+class EmailAddressAdmin(ReadOnlyAdmin):
+    list_display = ("email", "user", "primary", "verified")
+    list_select_related = ("user",)
+    search_fields = ("email__startswith",)
+    search_help_text = "The beginning of an e-mail address"
+
+
+@admin.register(Authenticator)
+class AuthenticatorAdmin(ReadOnlyAdmin):
+    list_display = ("user", "type", "created_at", "last_used_at")
+    list_select_related = ("user",)
+    # `data` holds the secret.
+    fields = ("user", "type", "created_at", "last_used_at")
+
+
+# --- Organizations ---------------------------------------------------------------
+
 
 @admin.register(Organization)
 class OrganizationAdmin(ReadOnlyAdmin):
     list_display = ("name", "created_at")
-    search_fields = ("name",)
+    search_fields = ("name__startswith",)
+    search_help_text = "The beginning of its name"
+
+
+class OfOrganizationAdmin(ReadOnlyAdmin):
+    """Things of an organization, found by it."""
+
+    list_select_related: ClassVar[list[str] | tuple[str, ...]] = ("organization",)
+    search_fields = ("organization__name__startswith",)
+    search_help_text = "The beginning of an organization's name"
 
 
 @admin.register(Role)
-class RoleAdmin(ReadOnlyAdmin):
+class RoleAdmin(OfOrganizationAdmin):
     list_display = ("name", "organization", "permissions")
 
 
 @admin.register(Membership)
-class MembershipAdmin(ReadOnlyAdmin):
+class MembershipAdmin(OfOrganizationAdmin):
     list_display = ("user", "organization", "role", "created_at")
     list_select_related = ("user", "organization", "role")
-    search_fields = ("user__email", "organization__name")
 
 
 @admin.register(Invitation)
-class InvitationAdmin(ReadOnlyAdmin):
+class InvitationAdmin(OfOrganizationAdmin):
     list_display = ("organization", "email", "role", "expires_at", "accepted_at")
     list_select_related = ("organization", "role")
     exclude = ("secret_hash",)
 
 
 @admin.register(Application)
-class ApplicationAdmin(ReadOnlyAdmin):
+class ApplicationAdmin(OfOrganizationAdmin):
     list_display = ("name", "organization", "executor_timeout_secs", "private_mode")
-    list_select_related = ("organization",)
-    search_fields = ("name", "organization__name")
 
 
 @admin.register(ApiKey)
-class ApiKeyAdmin(ReadOnlyAdmin):
+class ApiKeyAdmin(OfOrganizationAdmin):
     list_display = ("name", "organization", "prefix", "last_used_at", "revoked_at")
-    list_select_related = ("organization",)
-    search_fields = ("name", "prefix", "organization__name")
+    search_fields = ("prefix__startswith",)
+    search_help_text = "The beginning of a key's prefix: dbos_<prefix>_…"
     exclude = ("secret_hash",)
     actions = ("revoke",)
 
-    def has_revoke_permission(self, request: HttpRequest) -> bool:
-        return bool(request.user.is_active and request.user.is_superuser)
-
-    @admin.action(description="Revoke the selected keys", permissions=["revoke"])
+    @admin.action(description="Revoke the selected keys", permissions=["act"])
     def revoke(self, request: HttpRequest, queryset: models.QuerySet[ApiKey]) -> None:
         for key in queryset.select_related("organization"):
-            services.revoke_api_key(actor=system_actor(key.organization), key=key)
+            services.revoke_api_key(
+                actor=staff_actor(request, key.organization), key=key
+            )
 
 
 @admin.register(AuditEntry)
-class AuditEntryAdmin(ReadOnlyAdmin):
+class AuditEntryAdmin(OfOrganizationAdmin):
     list_display = (
         "emitted_at",
         "organization",
@@ -98,6 +194,3 @@ class AuditEntryAdmin(ReadOnlyAdmin):
         "subject_display",
         "target_id",
     )
-    list_select_related = ("organization",)
-    list_filter = ("outcome",)
-    search_fields = ("operation", "subject_display", "target_id")

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypedDict
 
 from django.contrib.auth.models import User
 from django.http import HttpRequest
 
 from apps import errors
-from apps.registry.models import Application, Membership, Organization, Permission
+from apps.registry.models import (
+    ApiKey,
+    Application,
+    Membership,
+    Organization,
+    Permission,
+)
 
 ALL_PERMISSIONS = frozenset(Permission.values)
 
@@ -80,7 +87,6 @@ def member_actor(
     membership: Membership, user: User, request: HttpRequest | None = None
 ) -> Actor:
     """Return a member as an actor, with the traces of the request for the audit log."""
-    meta = request.META if request is not None else {}
     return Actor(
         kind="user",
         id=str(user.pk),
@@ -88,10 +94,61 @@ def member_actor(
         organization=membership.organization,
         permissions=frozenset(membership.role.permissions) & ALL_PERMISSIONS,
         user=user,
-        source_ip=str(meta.get("REMOTE_ADDR", ""))[:45],
-        request_id=str(meta.get("HTTP_X_REQUEST_ID", ""))[:64],
-        user_agent=str(meta.get("HTTP_USER_AGENT", ""))[:256],
+        **_traces(request),
     )
+
+
+def key_actor(key: ApiKey) -> Actor:
+    """Return what a usable API key stands for. Queries: one, unless it is for all."""
+    applications = None
+    if not key.all_applications:
+        applications = frozenset(key.applications.values_list("pk", flat=True))
+    return Actor(
+        kind="token",
+        id=str(key.pk),
+        display=key.name,
+        organization=key.organization,
+        permissions=frozenset(key.permissions) & ALL_PERMISSIONS,
+        application_ids=applications,
+    )
+
+
+def staff_actor(request: HttpRequest, organization: Organization) -> Actor:
+    """Return a member of staff, who acts on an organization from the Django admin."""
+    user = signed_in_user(request)
+    if not (user.is_staff and user.is_active):
+        raise errors.Forbidden("This is for staff only.")
+    return Actor(
+        kind="staff",
+        id=str(user.pk),
+        display=user.email or user.get_username(),
+        organization=organization,
+        permissions=ALL_PERMISSIONS,
+        user=user,
+        **_traces(request),
+    )
+
+
+class _Traces(TypedDict, total=False):
+    source_ip: str
+    request_id: str
+    user_agent: str
+
+
+def _traces(request: HttpRequest | None) -> _Traces:
+    """Where a request came from, for the audit log."""
+    if request is None:
+        return {}
+
+    def read(name: str, limit: int) -> str:
+        # PostgreSQL stores no NUL, and a header may hold one.
+        return str(request.META.get(name, "")).replace("\0", "")[:limit]
+
+    return {
+        "source_ip": read("REMOTE_ADDR", 45),
+        "request_id": read("HTTP_X_REQUEST_ID", 64),
+        "user_agent": read("HTTP_USER_AGENT", 256),
+    }
 
 
 def system_actor(organization: Organization) -> Actor:

@@ -122,7 +122,11 @@ class ApiKeyForm(StyledForm):
 
 
 class InvitationForm(StyledForm):
-    email = forms.EmailField(required=False, label="E-mail (optional, as a reminder)")
+    email = forms.EmailField(
+        required=False,
+        label="E-mail (optional)",
+        help_text="With an address, only its owner can accept.",
+    )
     role = forms.ModelChoiceField(queryset=Role.objects.none(), empty_label=None)
 
     def __init__(self, *args: Any, actor: Actor, **kwargs: Any) -> None:

@@ -33,7 +33,8 @@ def find_by_secret(secret: str) -> ApiKey | None:
     found = _SECRET.fullmatch(secret)
     if found is None:
         return None
-    key = ApiKey.objects.filter(prefix=found[1]).first()
+    keys = ApiKey.objects.select_related("organization")
+    key = keys.filter(prefix=found[1]).first()
     if key is None or not hmac.compare_digest(key.secret_hash, hash_secret(secret)):
         return None
     return key

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
 from django.db.models import QuerySet
 
@@ -111,6 +113,12 @@ def find_invitation(secret: str) -> Invitation | None:
     """The invitation that a link's secret opens, whatever its state."""
     found = Invitation.objects.filter(secret_hash=hash_secret(secret))
     return found.select_related("organization", "role").first()
+
+
+def find_open_invitation(secret: str, now: datetime) -> Invitation | None:
+    """The same, where it can still be accepted."""
+    invitation = find_invitation(secret)
+    return invitation if invitation is not None and invitation.is_open(now) else None
 
 
 def audit_entries_of(

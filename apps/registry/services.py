@@ -311,30 +311,54 @@ def invite_member(
 
 
 def accept_invitation(*, user: User, secret: str) -> Membership:
-    """Join by a link. Raises: NotFound where it is unknown, used, revoked or old."""
+    """Join by a link, which is used up. Raises: NotFound where it is unknown, used,
+    revoked or old; Forbidden where it is for another address; Conflict for a member."""
     with transaction.atomic():
-        invitation = selectors.find_invitation(secret)
         now = timezone.now()
-        if invitation is None or not invitation.is_open(now):
+        invitation = selectors.find_open_invitation(secret, now)
+        if invitation is None:
             raise errors.NotFound("This invitation is not valid any more.")
+        if not is_invited(invitation, user):
+            raise errors.Forbidden("This invitation is for another e-mail address.")
+        organization = invitation.organization
+        if organization.memberships.filter(user=user).exists():
+            raise errors.Conflict(
+                f"You are a member of {organization} already. The invitation stays "
+                "open for somebody else."
+            )
         taken = Invitation.objects.filter(
             pk=invitation.pk, accepted_at=None, revoked_at=None
         ).update(accepted_at=now, accepted_by=user)
         if taken != 1:
             raise errors.NotFound("This invitation is not valid any more.")
-        membership, _ = Membership.objects.get_or_create(
-            user=user,
-            organization=invitation.organization,
-            defaults={"role": invitation.role},
+        return add_member(
+            actor=system_actor(organization), user=user, role=invitation.role
         )
-        record_audit(
-            actor=system_actor(invitation.organization),
-            operation="user.join",
-            target_type="user",
-            target_id=user.email,
-            details={"role_name": membership.role.name},
-        )
-    return membership
+
+
+def is_invited(invitation: Invitation, user: User) -> bool:
+    """Whether an invitation is for this person: one without address is for anybody."""
+    return invitation.email.lower() in ("", user.email.lower())
+
+
+def add_member(*, actor: Actor, user: User, role: Role) -> Membership:
+    """Make a person a member. Raises: Conflict where they are one already."""
+    with audited(
+        actor=actor,
+        operation="user.join",
+        target_type="user",
+        target_id=str(user.email or user),
+    ) as details:
+        actor.require(Permission.ORGANIZATION_WRITE)
+        _check_role(actor, role)
+        details["role_name"] = role.name
+        try:
+            with transaction.atomic():
+                return Membership.objects.create(
+                    user=user, organization=actor.organization, role=role
+                )
+        except IntegrityError as exc:
+            raise errors.Conflict("They are a member already.") from exc
 
 
 def revoke_invitation(*, actor: Actor, invitation: Invitation) -> bool:
@@ -379,6 +403,25 @@ def remove_member(*, actor: Actor, membership: Membership) -> None:
         _lock_organization(actor)
         _check_not_last_admin(membership)
         membership.delete()
+
+
+def set_user_active(*, actors: Sequence[Actor], user: User, is_active: bool) -> bool:
+    """Let a person sign in, or not; recorded in each of their organizations, as which
+    the actors act. Sessions end at once. Return False if it was so already."""
+    with transaction.atomic():
+        for actor in actors:
+            actor.require(Permission.ORGANIZATION_WRITE)
+        changed = User.objects.filter(pk=user.pk, is_active=not is_active).update(
+            is_active=is_active
+        )
+        for actor in actors if changed else ():
+            record_audit(
+                actor=actor,
+                operation="user.reactivate" if is_active else "user.deactivate",
+                target_type="user",
+                target_id=str(user.email or user),
+            )
+    return changed == 1
 
 
 def _lock_organization(actor: Actor) -> None:

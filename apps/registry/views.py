@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from django.contrib import messages
+from django.contrib.auth.views import redirect_to_login
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
+from django.utils import timezone
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import (
     require_http_methods,
@@ -83,8 +85,6 @@ def organization_create(request: HttpRequest) -> HttpResponse:
 @_form_page
 def application_create(request: HttpRequest, org: str) -> HttpResponse:
     actor = auth.actor_for(request, org)
-    if request.method != "POST":
-        actor.require(Permission.APPLICATION_WRITE)
     form = forms.ApplicationForm(
         request.POST or None, initial={"name": request.GET.get("name", "")}
     )
@@ -97,7 +97,7 @@ def application_create(request: HttpRequest, org: str) -> HttpResponse:
             return redirect(
                 "executors:application_connect", org=org, app=application.name
             )
-    elif request.method == "POST":
+    else:
         actor.require(Permission.APPLICATION_WRITE)
     return _page(
         request,
@@ -108,19 +108,18 @@ def application_create(request: HttpRequest, org: str) -> HttpResponse:
     )
 
 
-def _writable(request: HttpRequest, org: str, app: str) -> tuple[Actor, Application]:
+def _open(request: HttpRequest, org: str, app: str) -> tuple[Actor, Application]:
+    """Fetch what the actor sees; whether they may change it, the service decides, which
+    also records a refusal."""
     actor = auth.actor_for(request, org)
-    application = selectors.get_application_for(
+    return actor, selectors.get_application_for(
         actor=actor, name=app, permission=Permission.APPLICATION_READ
     )
-    if request.method != "POST":
-        actor.require(Permission.APPLICATION_WRITE, application)
-    return actor, application
 
 
 @_form_page
 def application_settings(request: HttpRequest, org: str, app: str) -> HttpResponse:
-    actor, application = _writable(request, org, app)
+    actor, application = _open(request, org, app)
     form = forms.ApplicationSettingsForm(
         request.POST or None,
         initial={
@@ -128,14 +127,13 @@ def application_settings(request: HttpRequest, org: str, app: str) -> HttpRespon
             "private_mode": application.private_mode,
         },
     )
-    if request.method == "POST":
-        actor.require(Permission.APPLICATION_WRITE, application)
     if request.method == "POST" and form.is_valid():
         services.update_application(
             actor=actor, application=application, **form.cleaned_data
         )
         messages.success(request, "Settings saved.")
         return redirect("registry:application_settings", org=org, app=app)
+    actor.require(Permission.APPLICATION_WRITE, application)
     return _page(
         request,
         "registry/application_settings.html",
@@ -148,9 +146,9 @@ def application_settings(request: HttpRequest, org: str, app: str) -> HttpRespon
 @require_POST
 def application_delete(request: HttpRequest, org: str, app: str) -> HttpResponse:
     """Needs the name typed: everything Conductor knows of it goes."""
-    actor, application = _writable(request, org, app)
-    actor.require(Permission.APPLICATION_WRITE, application)
+    actor, application = _open(request, org, app)
     if request.POST.get("confirm", "") != application.name:
+        actor.require(Permission.APPLICATION_WRITE, application)
         messages.error(request, "Nothing was deleted: the name did not match.")
         return redirect("registry:application_settings", org=org, app=app)
     services.delete_application(actor=actor, application=application)
@@ -175,7 +173,6 @@ def key_list(request: HttpRequest, org: str) -> HttpResponse:
 def key_create(request: HttpRequest, org: str) -> HttpResponse:
     """A form; then the new secret, once."""
     actor = auth.actor_for(request, org)
-    actor.require(Permission.TOKEN_WRITE)
     form = forms.ApiKeyForm(request.POST or None, actor=actor)
     if request.method == "POST" and form.is_valid():
         try:
@@ -187,6 +184,8 @@ def key_create(request: HttpRequest, org: str) -> HttpResponse:
         else:
             context = {"key": key, "secret": secret, "active": "keys"}
             return _page(request, "registry/key_created.html", actor, context)
+    else:
+        actor.require(Permission.TOKEN_WRITE)
     return _page(
         request,
         "registry/key_create.html",
@@ -241,9 +240,9 @@ def member_list(request: HttpRequest, org: str) -> HttpResponse:
 def invitation_create(request: HttpRequest, org: str) -> HttpResponse:
     """Answers with the link, once."""
     actor = auth.actor_for(request, org)
-    actor.require(Permission.ORGANIZATION_WRITE)
     form = forms.InvitationForm(request.POST, actor=actor)
     if not form.is_valid():
+        actor.require(Permission.ORGANIZATION_WRITE)
         return _members_page(request, actor, form=form)
     _, secret = services.invite_member(actor=actor, **form.cleaned_data)
     path = reverse("registry:invitation_accept", args=[secret])
@@ -267,13 +266,18 @@ def invitation_accept(request: HttpRequest, secret: str) -> HttpResponse:
     """A signed-in person confirms; a stranger signs up first and joins by it."""
     if not request.user.is_authenticated:
         request.session[INVITATION_SESSION_KEY] = secret
-        return redirect("account_signup")
+        # Whoever has an account signs in from there, and comes back here.
+        return redirect_to_login(request.path, reverse("account_signup"))
     user = auth.signed_in_user(request)
     if request.method == "POST":
         membership = services.accept_invitation(user=user, secret=secret)
         return redirect("executors:application_list", org=membership.organization.name)
     invitation = selectors.find_invitation(secret)
     if invitation is None:
+        raise errors.NotFound("This invitation is not valid any more.")
+    if invitation.organization.memberships.filter(user=user).exists():
+        return redirect("executors:application_list", org=invitation.organization.name)
+    if not invitation.is_open(timezone.now()):
         raise errors.NotFound("This invitation is not valid any more.")
     return render(
         request, "registry/invitation_accept.html", {"invitation": invitation}
@@ -286,9 +290,9 @@ def member_role(request: HttpRequest, org: str, pk: int) -> HttpResponse:
     membership = selectors.get_membership_for(
         actor=actor, pk=pk, permission=Permission.ORGANIZATION_READ
     )
-    actor.require(Permission.ORGANIZATION_WRITE)
     form = forms.RoleForm(request.POST, actor=actor)
     if not form.is_valid():
+        actor.require(Permission.ORGANIZATION_WRITE)
         raise errors.InvalidInput("Choose one of the organization's roles.")
     services.change_role(
         actor=actor, membership=membership, role=form.cleaned_data["role"]

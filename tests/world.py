@@ -1,0 +1,174 @@
+"""The people and things that tests of access share.
+
+`alice` is acme's admin, `carol` has its built-in member role, `bob` may only read,
+`zoe` belongs to it and may nothing; `mallory` is admin of another organization, `sam`
+is staff and belongs to none.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from allauth.account.models import EmailAddress
+from allauth.mfa.models import Authenticator
+from django.apps import apps
+from django.contrib.auth.models import Permission, User
+from django.contrib.contenttypes.models import ContentType
+from django.contrib.sessions.models import Session
+from django.test import Client
+
+from apps.executors import clock
+from apps.executors.models import (
+    Executor,
+    Instance,
+    PresenceClock,
+    Recovery,
+    RecoveryAttempt,
+    RejectedConnection,
+)
+from apps.executors.protocol import codec
+from apps.executors.protocol.messages import Request
+from apps.registry import keys, services
+from apps.registry.auth import system_actor
+from apps.registry.models import (
+    ApiKey,
+    Application,
+    AuditEntry,
+    Invitation,
+    Membership,
+    Organization,
+    Role,
+)
+from apps.workflows.models import SnapshotSync, WorkflowCommand, WorkflowSnapshot
+
+State = dict[str, list[dict[str, Any]]]
+
+PEOPLE = ("alice", "carol", "bob", "zoe", "mallory", "sam")
+READ_ONLY = ["organization.read", "application.read", "metric.read", "token.read"]
+WORKFLOW_ID = "order/1?#%~ü"
+TOTP_SECRET = "a-totp-secret"
+INVITATION = "an-invitation-secret"
+
+
+@dataclass(frozen=True)
+class World:
+    """Two organizations, their people, and one of each thing in the first."""
+
+    users: dict[str, User]
+    acme: Organization
+    application: Application
+    key: ApiKey
+    invitation: Invitation
+    recovery: Recovery
+    viewer: Role
+
+    def client(self, name: str | None, **options: Any) -> Client:
+        """A browser in which this person is signed in; None: nobody is."""
+        client = Client(raise_request_exception=False, **options)
+        if name is not None:
+            client.force_login(
+                self.users[name], "django.contrib.auth.backends.ModelBackend"
+            )
+        return client
+
+    def membership(self, name: str) -> Membership:
+        return Membership.objects.get(user=self.users[name], organization=self.acme)
+
+    @staticmethod
+    def state() -> State:
+        """Every row there is, but the sessions, the audit log, and when people last
+        signed in."""
+        return {
+            model._meta.label: [
+                {k: v for k, v in row.items() if k != "last_login"}
+                for row in model._default_manager.order_by("pk").values()
+            ]
+            for model in apps.get_models()
+            if model not in (AuditEntry, Session, ContentType, Permission)
+        }
+
+
+def make_world() -> World:
+    users = {
+        name: User.objects.create_user(name, f"{name}@example.com", f"{name} pass word")
+        for name in PEOPLE
+    }
+    User.objects.filter(username="sam").update(is_staff=True, is_superuser=True)
+    EmailAddress.objects.bulk_create(
+        EmailAddress(user=user, email=user.email, primary=True, verified=True)
+        for user in users.values()
+    )
+    Authenticator.objects.create(
+        user=User.objects.create_user("ted"), type="totp", data={"secret": TOTP_SECRET}
+    )
+    acme = services.create_organization(user=users["alice"], name="acme")
+    services.create_organization(user=users["mallory"], name="other")
+    viewer = Role.objects.create(
+        organization=acme, name="viewer", permissions=READ_ONLY
+    )
+    nothing = Role.objects.create(organization=acme, name="nothing", permissions=[])
+    for name, role in (
+        ("carol", services.builtin_role(Role.MEMBER)),
+        ("bob", viewer),
+        ("zoe", nothing),
+    ):
+        Membership.objects.create(user=users[name], organization=acme, role=role)
+    actor = system_actor(acme)
+    application = services.create_application(actor=actor, name="orders")
+    key, _ = services.create_api_key(actor=actor, name="k1")
+    invitation = Invitation.objects.create(
+        organization=acme,
+        role=viewer,
+        secret_hash=keys.hash_secret(INVITATION),
+        expires_at=clock.now() + timedelta(days=1),
+    )
+    return World(users, acme, application, key, invitation, _fill(application), viewer)
+
+
+def _fill(application: Application) -> Recovery:
+    """One of everything that an application has; return its recovery."""
+    now = clock.now()
+    executor = {"executor_id": "x1", "application_version": "v1", "hostname": "h1"}
+    Instance.objects.create(id="i1", hostname="h0")
+    PresenceClock.objects.create()
+    Executor.objects.create(
+        application=application, connection_id="c1", instance_id="i1", **executor
+    )
+    recovery = Recovery.objects.create(
+        application=application, dead_at=now, next_try_at=now, **executor
+    )
+    RecoveryAttempt.objects.create(
+        recovery=recovery, executor_id="x2", started_at=now, outcome="failed"
+    )
+    RejectedConnection.objects.create(
+        organization=application.organization,
+        application_name="orderz",
+        reason="unknown_application",
+        status=404,
+        count=3,
+        first_seen_at=now,
+        last_seen_at=now,
+    )
+    WorkflowSnapshot.objects.create(
+        application=application,
+        workflow_id=WORKFLOW_ID,
+        status="PENDING",
+        created_at=now,
+        updated_at=now,
+    )
+    SnapshotSync.objects.create(application=application, last_synced_at=now)
+    WorkflowCommand.objects.create(
+        application=application, kind="cancel", workflow_ids=[WORKFLOW_ID]
+    )
+    return recovery
+
+
+def answer(request: Request) -> Any:
+    """What an executor that knows one workflow and agrees to everything replies."""
+    row = {"WorkflowUUID": WORKFLOW_ID, "Status": "PENDING", "WorkflowName": "ship"}
+    output = {"get_workflow": row, "list_workflows": [row]}.get(request.type, [])
+    reply = {"type": request.type, "success": True, "output": output}
+    return codec.parse_reply(request, json.dumps(reply))
