@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 PACKAGES = {
@@ -35,8 +36,10 @@ def find(program: str) -> str | None:
     return str(versions[-1]) if versions else None
 
 
-def install_missing() -> None:
-    missing = [p for p, program in PACKAGES.items() if find(program) is None]
+def install_missing(*packages: str) -> None:
+    """Install what is not there of the given packages, or of all."""
+    wanted = packages or tuple(PACKAGES)
+    missing = [package for package in wanted if find(PACKAGES[package]) is None]
     if not missing:
         return
     if shutil.which("apt-get") is None:
@@ -59,16 +62,21 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def wait_for_port(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+def wait_for(
+    is_ready: Callable[[], bool], process: subprocess.Popen[bytes], log: Path
+) -> None:
     deadline = time.monotonic() + WAIT_SECS
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            break
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
+    while time.monotonic() < deadline and process.poll() is None:
+        if is_ready():
+            return
         time.sleep(0.05)
+    stop(process)
     sys.exit(f"A server did not start:\n{log.read_text(errors='replace')[-2000:]}")
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def as_postgres_user(command: list[str]) -> list[str]:
@@ -113,7 +121,15 @@ def start_postgres(home: Path) -> tuple[subprocess.Popen[bytes], str]:
             cwd="/",
             start_new_session=True,
         )
-    wait_for_port(port, process, log)
+    ready = find("pg_isready")
+    assert ready is not None
+
+    # It opens its port before it takes connections.
+    def is_ready() -> bool:
+        asked = [ready, "-q", "-h", "127.0.0.1", "-p", str(port)]
+        return subprocess.run(asked, check=False).returncode == 0
+
+    wait_for(is_ready, process, log)
     return process, f"postgres://conductor@127.0.0.1:{port}/postgres"
 
 
@@ -138,7 +154,7 @@ def start_redis(home: Path) -> tuple[subprocess.Popen[bytes], str]:
             stderr=output,
             start_new_session=True,
         )
-    wait_for_port(port, process, log)
+    wait_for(lambda: listens(port), process, log)
     return process, f"redis://127.0.0.1:{port}/0"
 
 
