@@ -4,10 +4,10 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install run web worker beat demo test test-unit lint types arch check bench clean
+.PHONY: help install run web worker beat demo demo-typescript test test-unit lint types arch check bench clean
 
 help: ## Show what can be made
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
 
 install: $(STAMP) ## Make .venv and install everything into it
 
@@ -30,6 +30,9 @@ beat: install ## Start only the beat (services mode)
 
 demo: install ## Show a killed DBOS executor's workflows being taken over
 	$(PY) scripts/demo.py
+
+demo-typescript: install ## The same with the TypeScript SDK; needs Node.js 20
+	$(PY) scripts/demo.py typescript
 
 test: install check ## Run every check and test; starts its own PostgreSQL and Redis
 	$(PY) scripts/services.py -- $(PY) -m pytest

@@ -38,6 +38,7 @@ class Command(BaseCommand):
             ),
             "recoveries": list(
                 recoveries.order_by("-pk").values(
+                    "id",
                     "executor_id",
                     "state",
                     "disconnected_at",
