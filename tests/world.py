@@ -15,6 +15,7 @@ from typing import Any
 from allauth.account.models import EmailAddress
 from allauth.mfa.models import Authenticator
 from django.apps import apps
+from django.conf import settings
 from django.contrib.auth.models import Permission, User
 from django.contrib.contenttypes.models import ContentType
 from django.contrib.sessions.models import Session
@@ -172,3 +173,43 @@ def answer(request: Request) -> Any:
     output = {"get_workflow": row, "list_workflows": [row]}.get(request.type, [])
     reply = {"type": request.type, "success": True, "output": output}
     return codec.parse_reply(request, json.dumps(reply))
+
+
+def make_keys() -> dict[str, str]:
+    """For sockets: keys, by what is the matter with them, and the session cookies of
+    people. orders and billing are acme's, secret-app is of another organization."""
+    organization = Organization.objects.get(name="acme")
+    acme = system_actor(organization)
+    users = {n: User.objects.create_user(n, f"{n}@e.com") for n in ("mallory", "zoe")}
+    other = system_actor(
+        services.create_organization(user=users["mallory"], name="other")
+    )
+    nothing = Role.objects.create(organization=organization, name="nothing")
+    services.add_member(actor=acme, user=users["zoe"], role=nothing)
+    users["admin"] = organization.memberships.order_by("pk")[0].user
+    orders = services.create_application(actor=acme, name="orders")
+    billing = services.create_application(actor=acme, name="billing")
+    services.create_application(actor=other, name="secret-app")
+    later = clock.now() + timedelta(days=1)
+
+    def key(name: str, **options: Any) -> tuple[ApiKey, str]:
+        actor = options.pop("actor", acme)
+        return services.create_api_key(actor=actor, name=name, **options)
+
+    made = {
+        "right": key("right"),
+        "right, one application": key("one", applications=[orders]),
+        "revoked": key("revoked"),
+        "expired": key("expired", expires_at=later),
+        "of another application": key("billing's", applications=[billing]),
+        "without websocket.connect": key("reads", permissions=["application.read"]),
+        "of another organization": key("other's", actor=other),
+    }
+    services.revoke_api_key(actor=acme, key=made["revoked"][0])
+    ApiKey.objects.filter(name="expired").update(expires_at=clock.now())
+    cookies = {}
+    for name, user in users.items():
+        client = Client()
+        client.force_login(user, "django.contrib.auth.backends.ModelBackend")
+        cookies[name] = client.cookies[settings.SESSION_COOKIE_NAME].value
+    return {name: secret for name, (_, secret) in made.items()} | cookies

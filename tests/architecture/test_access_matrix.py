@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 from unittest import mock
 
 import pytest
@@ -15,11 +16,15 @@ from django.core import mail
 from django.db import DatabaseError, transaction
 from django.test import Client
 from django.urls import URLResolver, get_resolver, reverse
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import ClientConnection, connect
 
 from apps.executors import gateway
 from apps.executors.protocol.messages import Request
+from apps.executors.routing import websocket_urlpatterns
 from apps.registry.models import Application, AuditEntry, Role
 from apps.workflows.models import WorkflowSnapshot
+from tests.e2e.world import Embedded
 from tests.world import INVITATION, WORKFLOW_ID, State, World, answer, make_world
 
 # --- The matrix --------------------------------------------------------------------
@@ -438,3 +443,113 @@ def test_account_pages_take_nothing_from_strangers(world: World, row: Row) -> No
 
 
 # --- Sockets -----------------------------------------------------------------------
+
+_ANY = r"^"
+_EXECUTOR = r"^(?:.*/)?websocket/(?P<application_name>[^/]+)/(?P<secret>[^/]+)/?$"
+_LIVE = r"^orgs/(?P<org>[^/]+)/apps/(?P<app>[^/]+)/live/$"
+
+
+@dataclass(frozen=True)
+class Handshake:
+    # The pattern of the route; the path, in which the key stands for `{key}`.
+    route: str
+    path: str
+    # Of `tests.world.make_keys`: whose session, or which key; else a text.
+    key: str
+    status: int
+    origin: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.path} {self.key[:26]} {self.origin or ''}"
+
+
+HANDSHAKES = (
+    Handshake(_EXECUTOR, "/websocket/orders/{key}", "right", 101),
+    Handshake(_EXECUTOR, "/websocket/orders/{key}/", "right", 101),
+    Handshake(_EXECUTOR, "/any/prefix/websocket/orders/{key}", "right", 101),
+    Handshake(_EXECUTOR, "/websocket/orders/{key}", "right, one application", 101),
+    Handshake(_EXECUTOR, "/websocket/orders/{key}", "nonsense", 401),
+    Handshake(_EXECUTOR, "/websocket/orders/{key}", "dbos_abcdefgh_" + "x" * 43, 401),
+    Handshake(_EXECUTOR, "/websocket/orders/{key}", "x" * 5000, 401),
+    Handshake(_EXECUTOR, "/websocket/orders/{key}", "%00", 401),
+    Handshake(_EXECUTOR, "/websocket/orders/{key}", "revoked", 401),
+    Handshake(_EXECUTOR, "/websocket/orders/{key}", "expired", 401),
+    Handshake(_EXECUTOR, "/websocket/orders/{key}", "without websocket.connect", 403),
+    Handshake(_EXECUTOR, "/websocket/orders/{key}", "of another application", 403),
+    Handshake(_EXECUTOR, "/websocket/orders/{key}", "of another organization", 404),
+    Handshake(_EXECUTOR, "/websocket/secret-app/{key}", "right", 404),
+    Handshake(_EXECUTOR, "/websocket/orderz/{key}", "right", 404),
+    Handshake(_EXECUTOR, "/websocket/%00/{key}", "right", 404),
+    Handshake(_LIVE, "/orgs/acme/apps/orders/live/", "", 401),
+    Handshake(_LIVE, "/orgs/acme/apps/orders/live/", "no session", 401),
+    Handshake(_LIVE, "/orgs/acme/apps/orders/live/", "right", 401),
+    Handshake(_LIVE, "/orgs/acme/apps/orders/live/", "mallory", 404),
+    Handshake(_LIVE, "/orgs/other/apps/secret-app/live/", "admin", 404),
+    Handshake(_LIVE, "/orgs/acme/apps/secret-app/live/", "admin", 404),
+    Handshake(_LIVE, "/orgs/acme/apps/%00/live/", "admin", 404),
+    Handshake(_LIVE, "/orgs/acme/apps/orders/live/", "zoe", 403),
+    Handshake(_LIVE, "/orgs/acme/apps/orders/live/", "admin", 101),
+    Handshake(_LIVE, "/orgs/acme/apps/orders/live/", "admin", 403, "https://a.example"),
+    Handshake(_ANY, "/websocket/orders", "", 404),
+    Handshake(_ANY, "/websocket/orders/", "", 404),
+    Handshake(_ANY, "/", "", 404),
+    Handshake(_ANY, "/orgs/acme/apps/", "", 404),
+)
+
+
+@pytest.fixture(scope="module")
+def conductor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embedded]:
+    running = Embedded(tmp_path_factory.mktemp("sockets"))
+    try:
+        yield running
+    finally:
+        running.stop()
+
+
+@pytest.fixture(scope="module")
+def keys(conductor: Embedded) -> dict[str, str]:
+    code = "import json, tests.world as w; print(json.dumps(w.make_keys()))"
+    printed = conductor.manage("shell", "-c", code)
+    made: dict[str, str] = json.loads(printed.splitlines()[-1])
+    return made
+
+
+def test_every_socket_route_has_a_row() -> None:
+    routes = {str(route.pattern) for route in websocket_urlpatterns}
+
+    assert routes == {row.route for row in HANDSHAKES}
+
+
+@pytest.mark.parametrize("row", HANDSHAKES, ids=str)
+def test_socket_access(
+    conductor: Embedded, keys: dict[str, str], row: Handshake
+) -> None:
+    secret = keys.get(row.key, row.key)
+    home = conductor.urls[0]
+    url = home.replace("http", "ws", 1) + row.path.format(key=secret)
+    # A page's script names where the page came from; an executor names nothing.
+    origin = row.origin or (home if row.route == _LIVE else None)
+
+    def shake_hands() -> ClientConnection:
+        return connect(
+            url,
+            proxy=None,
+            origin=cast("Any", origin),
+            additional_headers={"Cookie": f"conductor_session={secret}"},
+        )
+
+    if row.status == 101:
+        with shake_hands() as socket:
+            if row.route == _EXECUTOR:
+                question = json.loads(socket.recv(timeout=10))
+                assert question["type"] == "executor_info"
+    else:
+        with pytest.raises(InvalidStatus) as refused:
+            shake_hands()
+        response = refused.value.response
+        problem = json.loads(response.body or b"")
+        assert response.status_code == problem["status"] == row.status
+        assert response.headers["Content-Type"] == "application/problem+json"
+        assert "dbos_" not in problem["detail"]
+    if row.key in keys:
+        assert secret not in conductor.logs()
