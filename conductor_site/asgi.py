@@ -10,15 +10,22 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "conductor_site.settings")
 django_application = get_asgi_application()
 
 from channels.routing import ProtocolTypeRouter, URLRouter
+from django.conf import settings
 
 from apps.executors.lifespan import Lifespan
 from apps.executors.routing import websocket_urlpatterns
+from conductor_site.edge import BodyLimit, TrustedProxies
 
 application = Lifespan(
-    ProtocolTypeRouter(
-        {
-            "http": django_application,
-            "websocket": URLRouter(websocket_urlpatterns),
-        }
+    TrustedProxies(
+        ProtocolTypeRouter(
+            {
+                "http": BodyLimit(
+                    django_application, settings.CONDUCTOR_MAX_BODY_BYTES
+                ),
+                "websocket": URLRouter(websocket_urlpatterns),
+            }
+        ),
+        settings.CONDUCTOR_TRUSTED_PROXIES,
     )
 )

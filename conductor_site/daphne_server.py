@@ -53,6 +53,8 @@ CHECK_SECS = 1.0
 # Every SDK gives up its handshake after 5 to 10 s; a storm may need longer than one.
 HANDSHAKE_SECS = 20.0
 HTTP_SECS = 120.0
+MAX_BODY_BYTES = 10 * 2**20
+DISCARD_BYTES = 2**20
 GOING_AWAY = 1001
 TOO_BIG = 1009
 NAME = "conductor"
@@ -276,7 +278,49 @@ class ExecutorFactory(WebSocketFactory):  # type: ignore[misc]
 
 
 class Request(WebRequest):  # type: ignore[misc]
-    """One HTTP request, with a `repr` that may be logged."""
+    """One HTTP request. Adds a limit to its body, which Twisted would store whole, and
+    a `repr` that may be logged."""
+
+    _received = 0
+    _refused = False
+
+    def gotLength(self, length: int | None) -> None:
+        self._refused = (length or 0) > self.server.max_body_bytes
+        super().gotLength(None if self._refused else length)
+        if self._refused:
+            self._refuse()
+
+    def handleContentChunk(self, data: bytes) -> None:
+        self._received += len(data)
+        limit = self.server.max_body_bytes
+        if not self._refused and self._received > limit:
+            self._refused = True
+            self._refuse()
+        if not self._refused:
+            super().handleContentChunk(data)
+        elif self._received > 2 * limit + DISCARD_BYTES:
+            self.channel.transport.abortConnection()
+
+    def _refuse(self) -> None:
+        """Answer at once. What the client still sends is thrown away for a while, so
+        that it gets to read the answer and not a reset."""
+        body = self.server.too_large_body
+        self.channel.transport.write(
+            b"HTTP/1.1 413 %b\r\ncontent-type: text/html; charset=utf-8\r\n"
+            b"server: %b\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b"
+            % (http.RESPONSES[413], NAME.encode(), len(body), body)
+        )
+        # The request itself learns what it is when it is complete.
+        method, path = self.channel._command, self.channel._path
+        access.info(
+            "%s %s 413", method.decode("latin1"), redact_path(path.decode("latin1"))
+        )
+
+    def process(self) -> Any:
+        if self._refused:
+            self.channel.loseConnection()
+            return None
+        return super().process()
 
     def __repr__(self) -> str:
         uri = getattr(self, "uri", b"").decode("latin1")
@@ -314,6 +358,8 @@ class Server(DaphneServer):  # type: ignore[misc]
         *,
         listener: socket.socket,
         max_message_bytes: int,
+        max_body_bytes: int = MAX_BODY_BYTES,
+        too_large_body: bytes = b"Too large",
         on_start: Callable[[asyncio.AbstractEventLoop], Awaitable[None]] | None = None,
         on_ready: Callable[[], None] | None = None,
         on_stop: Callable[[], Awaitable[None]] | None = None,
@@ -340,6 +386,8 @@ class Server(DaphneServer):  # type: ignore[misc]
             server_name=NAME,
         )
         self.listener = listener
+        self.max_body_bytes = max_body_bytes
+        self.too_large_body = too_large_body
         self.on_start = on_start
         self.on_ready = on_ready
         self.on_stop = on_stop

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from django.contrib import messages
 from django.contrib.auth.views import redirect_to_login
-from django.core.exceptions import PermissionDenied
+from django.core.exceptions import BadRequest, PermissionDenied
 from django.db import InterfaceError, OperationalError
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect
@@ -48,6 +48,23 @@ class SecurityHeadersMiddleware:
                 "Content-Security-Policy", CONTENT_SECURITY_POLICY
             )
         return response
+
+
+class UnstorableTextMiddleware:
+    """NUL, which PostgreSQL takes nowhere: no name holds it, so no page is there; and
+    no form or link of ours sends it."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        if "\0" in request.path:
+            raise Http404("No such page.")
+        if "%00" in request.META.get("QUERY_STRING", ""):
+            raise BadRequest("A NUL in the query.")
+        if any("\0" in value for value in request.COOKIES.values()):
+            raise BadRequest("A NUL in a cookie.")
+        return self.get_response(request)
 
 
 class ErrorTranslationMiddleware:

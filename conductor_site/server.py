@@ -246,6 +246,7 @@ def serve(listener: socket.socket, *, with_background: bool = False) -> int:
 
     from apps.executors import runtime
     from conductor_site.asgi import application
+    from conductor_site.edge import too_large_page
 
     raise_open_files()
     background: Background | None = None
@@ -281,6 +282,8 @@ def serve(listener: socket.socket, *, with_background: bool = False) -> int:
         application,
         listener=listener,
         max_message_bytes=settings.CONDUCTOR_MAX_MESSAGE_BYTES,
+        max_body_bytes=settings.CONDUCTOR_MAX_BODY_BYTES,
+        too_large_body=too_large_page(settings.CONDUCTOR_MAX_BODY_BYTES),
         on_start=start,
         on_ready=lambda: _say(text),
         on_stop=stop,

@@ -101,6 +101,14 @@ CONDUCTOR_EXECUTOR_TIMEOUT_SECS = env.envint("CONDUCTOR_EXECUTOR_TIMEOUT_SECS", 
 CONDUCTOR_SWEEP_SECS = env.envfloat("CONDUCTOR_SWEEP_SECS", 2.0)
 CONDUCTOR_SNAPSHOT_SECS = env.envfloat("CONDUCTOR_SNAPSHOT_SECS", 15.0)
 CONDUCTOR_METRICS_PERIOD_SECS = env.envint("CONDUCTOR_METRICS_PERIOD_SECS", 60)
+CONDUCTOR_MAX_BODY_BYTES = env.envint("CONDUCTOR_MAX_BODY_BYTES", 10 * 2**20)
+# How many proxies stand before every server and append to X-Forwarded-For.
+CONDUCTOR_TRUSTED_PROXIES = env.envint("CONDUCTOR_TRUSTED_PROXIES", 0)
+if CONDUCTOR_TRUSTED_PROXIES < 0 or CONDUCTOR_MAX_BODY_BYTES < 1:
+    raise ImproperlyConfigured(
+        "CONDUCTOR_TRUSTED_PROXIES must not be negative, and CONDUCTOR_MAX_BODY_BYTES "
+        "must be positive."
+    )
 CONDUCTOR_MAX_MESSAGE_BYTES = env.envint("CONDUCTOR_MAX_MESSAGE_BYTES", 128 * 2**20)
 
 # --- Django ----------------------------------------------------------------------
@@ -141,6 +149,7 @@ MIDDLEWARE = [
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "allauth.account.middleware.AccountMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
+    "conductor_site.middleware.UnstorableTextMiddleware",
     "conductor_site.middleware.ErrorTranslationMiddleware",
 ]
 if CONDUCTOR_AUTH == "none":
@@ -205,6 +214,16 @@ EMAIL_USE_TLS = env.envbool("EMAIL_USE_TLS", True)
 EMAIL_TIMEOUT = 10
 DEFAULT_FROM_EMAIL = env.envstr("DEFAULT_FROM_EMAIL", "conductor@localhost")
 
+# Counts sign-in attempts for all processes, and for every sign-in the database is
+# needed anyway.
+CACHES = {
+    "default": {
+        "BACKEND": "django.core.cache.backends.db.DatabaseCache",
+        "LOCATION": "conductor_cache",
+        "OPTIONS": {"MAX_ENTRIES": 100_000},
+    }
+}
+
 # --- Cookies and transport -------------------------------------------------------
 # Behind TLS (the usual production) set CONDUCTOR_HTTPS=1.
 CONDUCTOR_HTTPS = env.envbool("CONDUCTOR_HTTPS", False)
@@ -217,6 +236,7 @@ SECURE_PROXY_SSL_HEADER = (
 )
 SECURE_REFERRER_POLICY = "same-origin"
 X_FRAME_OPTIONS = "DENY"
+DATA_UPLOAD_MAX_MEMORY_SIZE = CONDUCTOR_MAX_BODY_BYTES
 # Headroom over the longest form: one thousand ticked workflow ids.
 DATA_UPLOAD_MAX_NUMBER_FIELDS = 2_000
 

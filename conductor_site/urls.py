@@ -24,6 +24,7 @@ urlpatterns = [
     path("", include("apps.workflows.urls")),
 ]
 
+handler400 = "conductor_site.views.error_400"
 handler403 = "conductor_site.views.error_403"
 handler404 = "conductor_site.views.error_404"
 handler500 = "conductor_site.views.error_500"

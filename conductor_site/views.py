@@ -7,6 +7,7 @@ from django.conf import settings
 from django.db import DatabaseError, connection
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import redirect, render
+from django.template.loader import render_to_string
 from django.views.decorators.http import require_GET
 
 HEALTH_TIMEOUT_S = 2
@@ -57,6 +58,11 @@ def _redis_answers() -> bool:
 
 
 _CHECKS = (("database", _database_answers), ("redis", _redis_answers))
+
+
+def error_400(request: HttpRequest, exception: Exception) -> HttpResponse:
+    """Needs nothing of the request: its host or its body may be what is wrong."""
+    return HttpResponse(render_to_string("400.html"), status=400)
 
 
 def error_403(request: HttpRequest, exception: Exception) -> HttpResponse:

@@ -1,6 +1,7 @@
 """Websocket routes.
 
 Of an executor's, the last three path segments count: any prefix may stand before them.
+No segment holds NUL, which PostgreSQL takes nowhere.
 """
 
 from __future__ import annotations
@@ -36,11 +37,11 @@ def _executor() -> Any:
 
 websocket_urlpatterns = [
     re_path(
-        r"^(?:.*/)?websocket/(?P<application_name>[^/]+)/(?P<secret>[^/]+)/?$",
+        r"^(?:.*/)?websocket/(?P<application_name>[^/\0]+)/(?P<secret>[^/\0]+)/?$",
         _executor(),
     ),
     re_path(
-        r"^orgs/(?P<org>[^/]+)/apps/(?P<app>[^/]+)/live/$",
+        r"^orgs/(?P<org>[^/\0]+)/apps/(?P<app>[^/\0]+)/live/$",
         AllowedHostsOriginValidator(AuthMiddlewareStack(LiveConsumer.as_asgi())),
     ),
     re_path(r"^", UnknownPathConsumer.as_asgi()),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, cast
 
 from django.contrib import messages
@@ -218,11 +218,10 @@ def _seen_cursor(text: str) -> tuple[datetime, int] | None:
     """The cursor of an URL; anything odd means the first page."""
     moment, _, pk = text.partition(",")
     try:
-        seen_at = parse_datetime(moment)
-    except ValueError:
+        parsed = parse_datetime(moment)
+        seen_at = parsed.astimezone(UTC) if parsed and parsed.tzinfo else None
+    except (ValueError, OverflowError):
         return None
-    if seen_at is None or seen_at.tzinfo is None:
-        return None
-    if not pk.isdecimal() or len(pk) > 18:
+    if seen_at is None or not pk.isdecimal() or len(pk) > 18:
         return None
     return seen_at, int(pk)

@@ -63,6 +63,12 @@ class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
 
+    def get_object(
+        self, request: HttpRequest, object_id: str, from_field: str | None = None
+    ) -> Any:
+        # An empty `_to_field` in the address is none.
+        return super().get_object(request, object_id, from_field or None)
+
     def has_act_permission(self, request: HttpRequest) -> bool:
         """Whether this member of staff may use the actions of a list."""
         return bool(request.user.is_active and request.user.is_superuser)

@@ -68,7 +68,7 @@ def membership_of(user: User, organization_name: str) -> Membership:
     """Raises: NotFound, also where the organization exists but is not theirs."""
     membership = (
         Membership.objects.select_related("organization", "role")
-        .filter(user=user, organization__name=organization_name)
+        .filter(user=user, user__is_active=True, organization__name=organization_name)
         .first()
     )
     if membership is None:

@@ -445,8 +445,8 @@ def test_account_pages_take_nothing_from_strangers(world: World, row: Row) -> No
 # --- Sockets -----------------------------------------------------------------------
 
 _ANY = r"^"
-_EXECUTOR = r"^(?:.*/)?websocket/(?P<application_name>[^/]+)/(?P<secret>[^/]+)/?$"
-_LIVE = r"^orgs/(?P<org>[^/]+)/apps/(?P<app>[^/]+)/live/$"
+_EXECUTOR = r"^(?:.*/)?websocket/(?P<application_name>[^/\0]+)/(?P<secret>[^/\0]+)/?$"
+_LIVE = r"^orgs/(?P<org>[^/\0]+)/apps/(?P<app>[^/\0]+)/live/$"
 
 
 @dataclass(frozen=True)
@@ -471,7 +471,6 @@ HANDSHAKES = (
     Handshake(_EXECUTOR, "/websocket/orders/{key}", "nonsense", 401),
     Handshake(_EXECUTOR, "/websocket/orders/{key}", "dbos_abcdefgh_" + "x" * 43, 401),
     Handshake(_EXECUTOR, "/websocket/orders/{key}", "x" * 5000, 401),
-    Handshake(_EXECUTOR, "/websocket/orders/{key}", "%00", 401),
     Handshake(_EXECUTOR, "/websocket/orders/{key}", "revoked", 401),
     Handshake(_EXECUTOR, "/websocket/orders/{key}", "expired", 401),
     Handshake(_EXECUTOR, "/websocket/orders/{key}", "without websocket.connect", 403),
@@ -479,17 +478,18 @@ HANDSHAKES = (
     Handshake(_EXECUTOR, "/websocket/orders/{key}", "of another organization", 404),
     Handshake(_EXECUTOR, "/websocket/secret-app/{key}", "right", 404),
     Handshake(_EXECUTOR, "/websocket/orderz/{key}", "right", 404),
-    Handshake(_EXECUTOR, "/websocket/%00/{key}", "right", 404),
     Handshake(_LIVE, "/orgs/acme/apps/orders/live/", "", 401),
     Handshake(_LIVE, "/orgs/acme/apps/orders/live/", "no session", 401),
     Handshake(_LIVE, "/orgs/acme/apps/orders/live/", "right", 401),
     Handshake(_LIVE, "/orgs/acme/apps/orders/live/", "mallory", 404),
     Handshake(_LIVE, "/orgs/other/apps/secret-app/live/", "admin", 404),
     Handshake(_LIVE, "/orgs/acme/apps/secret-app/live/", "admin", 404),
-    Handshake(_LIVE, "/orgs/acme/apps/%00/live/", "admin", 404),
     Handshake(_LIVE, "/orgs/acme/apps/orders/live/", "zoe", 403),
     Handshake(_LIVE, "/orgs/acme/apps/orders/live/", "admin", 101),
     Handshake(_LIVE, "/orgs/acme/apps/orders/live/", "admin", 403, "https://a.example"),
+    Handshake(_ANY, "/websocket/%00/{key}", "right", 404),
+    Handshake(_ANY, "/websocket/orders/%00", "", 404),
+    Handshake(_ANY, "/orgs/acme/apps/%00/live/", "admin", 404),
     Handshake(_ANY, "/websocket/orders", "", 404),
     Handshake(_ANY, "/websocket/orders/", "", 404),
     Handshake(_ANY, "/", "", 404),
