@@ -94,6 +94,8 @@ class ApiKeyForm(StyledForm):
     )
     applications = forms.ModelMultipleChoiceField(
         queryset=Application.objects.none(),
+        # By name: a number may be too large for the database.
+        to_field_name="name",
         required=False,
         widget=forms.CheckboxSelectMultiple,
         help_text="None ticked: every application, also later ones.",
