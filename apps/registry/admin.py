@@ -66,8 +66,11 @@ class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     def get_object(
         self, request: HttpRequest, object_id: str, from_field: str | None = None
     ) -> Any:
-        # An empty `_to_field` in the address is none.
-        return super().get_object(request, object_id, from_field or None)
+        try:
+            # An empty `_to_field` in the address is none.
+            return super().get_object(request, object_id, from_field or None)
+        except OverflowError:  # of SQLite, at an id beyond 64 bits
+            return None
 
     def has_act_permission(self, request: HttpRequest) -> bool:
         """Whether this member of staff may use the actions of a list."""
