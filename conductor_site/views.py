@@ -10,6 +10,8 @@ from django.shortcuts import redirect, render
 from django.template.loader import render_to_string
 from django.views.decorators.http import require_GET
 
+from apps import errors
+
 HEALTH_TIMEOUT_S = 2
 
 
@@ -18,11 +20,9 @@ def landing(request: HttpRequest) -> HttpResponse:
     """What Conductor is, for a stranger; the console, for who is signed in."""
     if request.user.is_authenticated:
         return redirect("registry:organization_home")
-    return render(
-        request,
-        "landing.html",
-        {"signup_open": settings.CONDUCTOR_SIGNUP == "open"},
-    )
+    scheme = "wss" if request.is_secure() else "ws"
+    conductor_url = f"{scheme}://{request.get_host()}"
+    return render(request, "landing.html", {"conductor_url": conductor_url})
 
 
 @require_GET
@@ -70,7 +70,10 @@ def error_403(request: HttpRequest, exception: Exception) -> HttpResponse:
 
 
 def error_404(request: HttpRequest, exception: Exception) -> HttpResponse:
-    return render(request, "404.html", status=404)
+    # What a view said in words; Django's own reasons are for developers.
+    cause = exception.__cause__
+    reason = cause.message if isinstance(cause, errors.NotFound) else ""
+    return render(request, "404.html", {"reason": reason}, status=404)
 
 
 def error_500(request: HttpRequest) -> HttpResponse:

@@ -166,6 +166,7 @@ class VersionGroup:
 @dataclass(frozen=True, slots=True)
 class ExecutorsPage:
     groups: tuple[VersionGroup, ...]
+    versions: int
     healthy: int
     total: int
     open_recoveries: int
@@ -202,6 +203,7 @@ def executors_by_version(
     )
     return ExecutorsPage(
         groups=groups,
+        versions=len(versions),
         healthy=sum(row["healthy"] for row in versions),
         total=sum(row["total"] for row in versions),
         open_recoveries=application.recoveries.filter(state__in=Recovery.OPEN).count(),

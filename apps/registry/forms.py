@@ -102,14 +102,21 @@ class ApiKeyForm(StyledForm):
     )
     expires = forms.ChoiceField(choices=LIFETIMES, required=False, label="Expires in")
 
-    def __init__(self, *args: Any, actor: Actor, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, actor: Actor, for_name: str = "", **kwargs: Any
+    ) -> None:
+        """`for_name`: the application that the form is opened for, ticked then."""
         super().__init__(*args, **kwargs)
         self.fields["permissions"].choices = [  # type: ignore[attr-defined]
             (permission, words)
             for permission, words in PERMISSION_WORDS.items()
             if permission in actor.permissions
         ]
-        self.fields["applications"].queryset = applications_of(actor)  # type: ignore[attr-defined]
+        applications = applications_of(actor)
+        self.fields["applications"].queryset = applications  # type: ignore[attr-defined]
+        if for_name:
+            self.initial["applications"] = applications.filter(name=for_name)
+            self.initial["name"] = for_name[:100]
 
     def service_arguments(self) -> dict[str, Any]:
         """The cleaned values as `services.create_api_key` takes them."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
-from django.db.models import QuerySet
+from django.db.models import F, QuerySet
 
 from apps import errors
 from apps.registry.auth import Actor
@@ -54,7 +54,7 @@ def api_keys_of(actor: Actor) -> QuerySet[ApiKey]:
     return (
         keys.select_related("created_by")
         .prefetch_related("applications")
-        .order_by("revoked_at", "name")
+        .order_by(F("revoked_at").desc(nulls_first=True), "name")
     )
 
 

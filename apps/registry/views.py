@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from allauth.account.adapter import get_adapter
 from django.contrib import messages
-from django.contrib.auth.views import redirect_to_login
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
@@ -173,7 +173,9 @@ def key_list(request: HttpRequest, org: str) -> HttpResponse:
 def key_create(request: HttpRequest, org: str) -> HttpResponse:
     """A form; then the new secret, once."""
     actor = auth.actor_for(request, org)
-    form = forms.ApiKeyForm(request.POST or None, actor=actor)
+    form = forms.ApiKeyForm(
+        request.POST or None, actor=actor, for_name=request.GET.get("application", "")
+    )
     if request.method == "POST" and form.is_valid():
         try:
             key, secret = services.create_api_key(
@@ -182,7 +184,13 @@ def key_create(request: HttpRequest, org: str) -> HttpResponse:
         except (errors.InvalidInput, errors.Conflict) as exc:
             _explain(form, exc)
         else:
-            context = {"key": key, "secret": secret, "active": "keys"}
+            scope = form.cleaned_data["applications"]
+            context = {
+                "key": key,
+                "secret": secret,
+                "active": "keys",
+                "connect": scope[0] if len(scope) == 1 else None,
+            }
             return _page(request, "registry/key_created.html", actor, context)
     else:
         actor.require(Permission.TOKEN_WRITE)
@@ -263,25 +271,28 @@ def invitation_revoke(request: HttpRequest, org: str, pk: int) -> HttpResponse:
 @_form_page
 @never_cache
 def invitation_accept(request: HttpRequest, secret: str) -> HttpResponse:
-    """A signed-in person confirms; a stranger signs up first and joins by it."""
-    if not request.user.is_authenticated:
-        request.session[INVITATION_SESSION_KEY] = secret
-        # Whoever has an account signs in from there, and comes back here.
-        return redirect_to_login(request.path, reverse("account_signup"))
-    user = auth.signed_in_user(request)
+    """A signed-in person confirms; a stranger signs up and joins by it, or signs in
+    and comes back here."""
     if request.method == "POST":
+        user = auth.signed_in_user(request)
         membership = services.accept_invitation(user=user, secret=secret)
+        messages.success(request, f"Welcome to {membership.organization.name}.")
         return redirect("executors:application_list", org=membership.organization.name)
-    invitation = selectors.find_invitation(secret)
+    invitation = selectors.find_open_invitation(secret, timezone.now())
     if invitation is None:
-        raise errors.NotFound("This invitation is not valid any more.")
-    if invitation.organization.memberships.filter(user=user).exists():
-        return redirect("executors:application_list", org=invitation.organization.name)
-    if not invitation.is_open(timezone.now()):
-        raise errors.NotFound("This invitation is not valid any more.")
-    return render(
-        request, "registry/invitation_accept.html", {"invitation": invitation}
-    )
+        raise errors.NotFound(
+            "This invitation is not valid any more. Ask for a new link."
+        )
+    context: dict[str, Any] = {"invitation": invitation}
+    if request.user.is_authenticated:
+        user = auth.signed_in_user(request)
+        members = invitation.organization.memberships
+        context["is_member"] = members.filter(user=user).exists()
+        context["is_invited"] = services.is_invited(invitation, user)
+    else:
+        request.session[INVITATION_SESSION_KEY] = secret
+        context["may_sign_up"] = get_adapter().is_open_for_signup(request)
+    return render(request, "registry/invitation_accept.html", context)
 
 
 @require_POST

@@ -85,25 +85,101 @@
     if (event.target.matches("[data-submit-on-change]")) event.target.form.requestSubmit();
   });
 
-  // Polling: silent while the tab is hidden; a lost sign-in reloads the page once.
-  document.addEventListener("htmx:beforeRequest", (event) => {
-    if (document.hidden && event.detail.elt.matches("[data-poll]")) event.preventDefault();
+  // Polling. Elements with `data-poll` ask again by themselves. They are silent while the
+  // tab is hidden or text in them is selected, slow when nobody is there, and slower with
+  // each failure. A failure leaves the page as it is and says so until an answer comes.
+  const IDLE_MS = 5 * 60_000;
+  const IDLE_PERIOD_MS = 30_000;
+  const MAX_PAUSE_MS = 30_000;
+  const lost = document.getElementById("lost");
+  let active = Date.now();
+  let answered = Date.now();
+  let failures = 0;
+  let notBefore = 0;
+
+  const isPoll = (event) => event.detail.elt?.matches?.("[data-poll]");
+  const isSelecting = (element) => {
+    const selection = getSelection();
+    return !selection.isCollapsed && element.contains(selection.anchorNode);
+  };
+  const seen = () => {
+    const wasIdle = Date.now() - active > IDLE_MS;
+    active = Date.now();
+    if (wasIdle) refresh();
+  };
+  const refresh = () => {
+    notBefore = 0;
+    for (const element of document.querySelectorAll("[data-poll]")) {
+      htmx.trigger(element, "refresh");
+    }
+  };
+  const failed = (why) => {
+    failures += 1;
+    notBefore = Date.now() + Math.min(2 ** failures * 1000, MAX_PAUSE_MS);
+    const time = new Date(answered).toLocaleTimeString();
+    lost.textContent = `${why} What you see is from ${time}. Trying again.`;
+    lost.hidden = false;
+  };
+
+  for (const name of ["pointermove", "keydown", "scroll"]) {
+    document.addEventListener(name, seen, { passive: true });
+  }
+  document.addEventListener("visibilitychange", () => {
+    if (!document.hidden) refresh();
   });
-  document.addEventListener("htmx:beforeSwap", (event) => {
-    const { xhr } = event.detail;
-    if (new URL(xhr.responseURL, location.href).pathname.startsWith("/accounts/")) {
-      event.detail.shouldSwap = false;
-      location.reload();
+  document.addEventListener("htmx:beforeRequest", (event) => {
+    if (!isPoll(event)) return;
+    const now = Date.now();
+    const isHinted =
+      event.detail.requestConfig.triggeringEvent?.type === "application-changed";
+    const isIdle =
+      !isHinted && now - active > IDLE_MS && now - answered < IDLE_PERIOD_MS;
+    if (document.hidden || now < notBefore || isIdle || isSelecting(event.detail.elt)) {
+      event.preventDefault();
     }
   });
-  document.addEventListener("htmx:responseError", (event) => {
-    const { xhr } = event.detail;
-    const plain = (xhr.getResponseHeader("Content-Type") || "").startsWith("text/plain");
-    toast(plain && xhr.responseText ? xhr.responseText : `The server answered ${xhr.status}.`);
+  // What changes in every answer though nothing happened: ages, and form tokens.
+  const essence = (html) =>
+    html
+      .replace(/(data-since>)[^<]*/g, "$1")
+      .replace(/(name="csrfmiddlewaretoken" value=")[^"]*/g, "$1");
+  const shown = new Map();
+  document.addEventListener("htmx:beforeSwap", (event) => {
+    const { xhr, target } = event.detail;
+    if (new URL(xhr.responseURL, location.href).pathname.startsWith("/accounts/")) {
+      // The sign-in is over: load the page, which asks for it.
+      event.detail.shouldSwap = false;
+      location.reload();
+      return;
+    }
+    if (!isPoll(event) || !event.detail.shouldSwap) return;
+    failures = 0;
+    answered = Date.now();
+    lost.hidden = true;
+    const now = essence(xhr.responseText);
+    // Unchanged: keep what is there, with its focus and scroll position.
+    if (shown.get(target.id) === now) event.detail.shouldSwap = false;
+    shown.set(target.id, now);
   });
-  document.addEventListener("htmx:sendError", () =>
-    toast("Conductor cannot be reached. Trying again."),
-  );
+  const said = (xhr) => {
+    const plain = (xhr.getResponseHeader("Content-Type") || "").startsWith("text/plain");
+    return plain && xhr.responseText ? xhr.responseText : `Conductor answered ${xhr.status}.`;
+  };
+  document.addEventListener("htmx:responseError", (event) => {
+    const why = said(event.detail.xhr);
+    if (isPoll(event)) failed(why);
+    else toast(why);
+  });
+  document.addEventListener("htmx:sendError", (event) => {
+    if (isPoll(event)) failed("Conductor cannot be reached.");
+    else toast("Conductor cannot be reached. Try again.");
+  });
+
+  // On a narrow window the pages of an application scroll sideways: show the current one.
+  document.querySelector(".tabs [aria-current]")?.scrollIntoView({
+    block: "nearest",
+    inline: "center",
+  });
 
   // "3 min ago" stays true while a page is open.
   const units = [[86400, "d"], [3600, "h"], [60, "min"], [1, "s"]];

@@ -130,11 +130,7 @@ CONSOLE = (
     Row("registry:organization_home", "GET", signed_in(302)),
     Row("registry:organization_create", "GET", signed_in(200)),
     Row("registry:organization_create", "POST", signed_in(302), {"name": "newcorp"}),
-    Row(
-        "registry:invitation_accept",
-        "GET",
-        each(302, 200, 200, 302, 302, 302, 302),
-    ),
+    Row("registry:invitation_accept", "GET", same(200)),
     Row(
         "registry:invitation_accept",
         "POST",

@@ -41,6 +41,33 @@ def status_badge(status: str, label: str = "") -> dict[str, str]:
     return {"css": css, "label": label or str(status)}
 
 
+LANGUAGE_ICONS = {
+    "python": "brand-python",
+    "typescript": "brand-typescript",
+    "go": "brand-golang",
+    "java": "coffee",
+}
+
+
+@register.simple_tag
+def language(name: str) -> SafeString:
+    """The language of an SDK with its icon; whatever was reported, as it was."""
+    found = LANGUAGE_ICONS.get(name, "code")
+    return format_html("{} {}", icon(found, "icon-sm"), name or "not reported")
+
+
+@register.filter
+def in_words(value: object) -> str:
+    """A JSON value for reading: `yes` and `no`, lists with commas, `–` for nothing."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(in_words, value)) or "–"
+    if isinstance(value, dict):
+        return ", ".join(f"{key}: {in_words(item)}" for key, item in value.items())
+    return "–" if value in (None, "") else str(value)
+
+
 @register.inclusion_tag("components/nav_link.html", takes_context=True)
 def nav_link(
     context: RequestContext, key: str, icon_name: str, label: str, url: str, *args: str
