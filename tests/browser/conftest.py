@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from tests.browser.world import World, make_world
 from tests.e2e.world import Embedded
 
 CHROMIUM = "/usr/bin/chromium"
@@ -50,6 +52,14 @@ def conductor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embedded]:
     embedded = Embedded(tmp_path_factory.mktemp("conductor"))
     yield embedded
     embedded.stop()
+
+
+@pytest.fixture(scope="package")
+def world(
+    browser: Browser, conductor: Embedded, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[World]:
+    with ExitStack() as stack:
+        yield make_world(browser, conductor, tmp_path_factory.mktemp("shop"), stack)
 
 
 @pytest.fixture
