@@ -211,13 +211,20 @@ def migrate() -> None:
         connection.close()
 
 
-def refuse_unmigrated() -> None:
-    """Refuse to serve on a database that lacks migrations. Raises: StartError."""
+def missing_migrations() -> int:
+    """Count what the database lacks."""
     from django.db import connection
     from django.db.migrations.executor import MigrationExecutor
 
     executor = MigrationExecutor(connection)
-    missing = len(executor.migration_plan(executor.loader.graph.leaf_nodes()))
+    return len(executor.migration_plan(executor.loader.graph.leaf_nodes()))
+
+
+def refuse_unmigrated() -> None:
+    """Refuse to serve on a database that lacks migrations. Raises: StartError."""
+    from django.db import connection
+
+    missing = missing_migrations()
     connection.close()
     if missing:
         raise StartError(

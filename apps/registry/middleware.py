@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from django.contrib.auth.models import User
 from django.db import transaction
-from django.http import HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse
 
 from apps.registry import services
 from apps.registry.models import Organization
@@ -32,9 +32,14 @@ def ensure_local_user() -> User:
 
 
 class LocalUserMiddleware:
+    """Nobody signs in or up, so the pages for that are not there: a password given to
+    `local` would open the account once authentication is switched on."""
+
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
         request.user = ensure_local_user()
+        if request.path_info.startswith("/accounts/"):
+            raise Http404("There are no accounts.")
         return self.get_response(request)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from allauth.account.adapter import get_adapter
+from django.conf import settings
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
@@ -61,6 +62,8 @@ def organization_home(request: HttpRequest) -> HttpResponse:
 @_form_page
 def organization_create(request: HttpRequest) -> HttpResponse:
     user = auth.signed_in_user(request)
+    if settings.CONDUCTOR_AUTH == "none":
+        raise errors.NotFound("There is one organization.")
     form = forms.OrganizationForm(request.POST or None)
     if request.method == "POST" and form.is_valid():
         try:

@@ -8,9 +8,11 @@ from typing import Any
 
 from allauth.account.models import EmailAddress
 from django.contrib.auth.models import User
+from django.core.exceptions import ValidationError
 from django.core.management import CommandError
 from django.core.management.base import BaseCommand
-from django.db import transaction
+from django.core.validators import validate_email
+from django.db import OperationalError, transaction
 
 from apps import errors
 from apps.registry import services
@@ -18,11 +20,11 @@ from apps.registry.auth import system_actor
 from apps.registry.models import (
     ApiKey,
     Application,
-    Membership,
     Organization,
     Permission,
     Role,
 )
+from conductor_site import server
 
 
 class Command(BaseCommand):
@@ -47,10 +49,17 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:
+            # No server may have run on this database yet.
+            if server.missing_migrations():
+                server.migrate()
             with transaction.atomic():
                 result = provision(**options)
         except errors.ConductorError as exc:
             raise CommandError(exc.message) from exc
+        except server.StartError as exc:
+            raise CommandError(str(exc)) from exc
+        except OperationalError as exc:
+            raise CommandError(f"The database does not answer: {exc}") from exc
         if options["json"]:
             self.stdout.write(json.dumps(result))
             return
@@ -73,12 +82,11 @@ def provision(
     organization = Organization.objects.filter(name=org).first()
     if organization is None:
         organization = services.create_organization(user=user, name=org)
-    Membership.objects.get_or_create(
-        user=user,
-        organization=organization,
-        defaults={"role": services.builtin_role(Role.ADMIN)},
-    )
     actor = system_actor(organization)
+    if not organization.memberships.filter(user=user).exists():
+        services.add_member(
+            actor=actor, user=user, role=services.builtin_role(Role.ADMIN)
+        )
     for name in app:
         if not Application.objects.filter(
             organization=organization, name=name
@@ -101,7 +109,11 @@ def _ensure_user(email: str, password: str) -> User:
     """Find or make the user; their address counts as verified. An existing password is
     left alone."""
     email = email.lower()
-    user = User.objects.filter(email=email).first()
+    try:
+        validate_email(email)
+    except ValidationError as exc:
+        raise errors.InvalidInput(f"{email!r} is no e-mail address.") from exc
+    user = User.objects.filter(email__iexact=email).first()
     if user is None:
         user = User.objects.create_user(
             username=email[:150], email=email, password=password
