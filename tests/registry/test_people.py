@@ -158,7 +158,7 @@ def test_invitation_with_an_address_is_for_that_person(world: World) -> None:
 
 def test_member_does_not_use_an_invitation_up(world: World) -> None:
     assert world.client("bob").post(LINK).status_code == 409
-    assert world.client("bob").get(LINK)["Location"] == "/orgs/acme/apps/"
+    assert "You are a member already" in world.client("bob").get(LINK).content.decode()
 
     assert world.membership("bob").role == world.viewer
     assert world.client("mallory").post(LINK).status_code == 302
@@ -166,8 +166,7 @@ def test_member_does_not_use_an_invitation_up(world: World) -> None:
 
 def test_who_has_an_account_comes_back_to_the_invitation(world: World) -> None:
     client = Client()
-    page = client.get(client.get(LINK)["Location"])
-    assert f"next={LINK}".replace("/", "%2F") in page.content.decode()
+    assert f"/accounts/login/?next={LINK}" in client.get(LINK).content.decode()
 
     response = client.post(
         f"/accounts/login/?next={LINK}",
