@@ -92,19 +92,24 @@ def audited(
         raise
 
 
-def _checked(row: M) -> M:
-    """Save a row whose fields pass their rules. Raises: InvalidInput, Conflict."""
+def _inserted(row: M) -> M:
+    """Insert a row whose fields pass their rules. Raises: InvalidInput, Conflict."""
+    _validate(row)
+    try:
+        with transaction.atomic():
+            row.save(force_insert=True)
+    except IntegrityError as exc:
+        raise errors.Conflict("That name is taken.", field="name") from exc
+    return row
+
+
+def _validate(row: models.Model) -> None:
+    """Raises: InvalidInput, with the first field that breaks a rule."""
     try:
         row.full_clean(validate_unique=False, validate_constraints=False)
     except ValidationError as exc:
         field, messages = next(iter(exc.message_dict.items()))
         raise errors.InvalidInput(" ".join(messages), field=field) from exc
-    try:
-        with transaction.atomic():
-            row.save()
-    except IntegrityError as exc:
-        raise errors.Conflict("That name is taken.", field="name") from exc
-    return row
 
 
 # --- Organizations ---------------------------------------------------------------
@@ -113,7 +118,7 @@ def _checked(row: M) -> M:
 def create_organization(*, user: User, name: str) -> Organization:
     """Found an organization; the founder is its admin."""
     with transaction.atomic():
-        organization = _checked(Organization(name=name))
+        organization = _inserted(Organization(name=name))
         membership = Membership.objects.create(
             user=user, organization=organization, role=builtin_role(Role.ADMIN)
         )
@@ -158,7 +163,7 @@ def create_application(
         if actor.application_ids is not None:
             raise errors.Forbidden("This key is for certain applications only.")
         details["private_mode"] = private_mode
-        return _checked(
+        return _inserted(
             Application(
                 organization=actor.organization, name=name, private_mode=private_mode
             )
@@ -188,7 +193,11 @@ def update_application(
         for name, value in changes.items():
             setattr(application, name, value)
         details.update(changes)
-        return _checked(application)
+        _validate(application)
+        found = Application.objects.filter(pk=application.pk)
+        if changes and found.update(**changes) != 1:
+            raise errors.NotFound("No such application.")
+    return application
 
 
 def delete_application(*, actor: Actor, application: Application) -> None:
@@ -233,7 +242,7 @@ def create_api_key(
         if expires_at is not None and expires_at <= timezone.now():
             raise errors.InvalidInput("That time is past.", field="expires_at")
         secret, prefix = keys.new_secret()
-        key = _checked(
+        key = _inserted(
             ApiKey(
                 organization=actor.organization,
                 name=name.strip(),
@@ -297,7 +306,7 @@ def invite_member(
         _check_role(actor, role)
         details["role_name"] = role.name
         secret = secrets.token_urlsafe(32)
-        invitation = _checked(
+        invitation = _inserted(
             Invitation(
                 organization=actor.organization,
                 role=role,
@@ -388,8 +397,9 @@ def change_role(*, actor: Actor, membership: Membership, role: Role) -> None:
         if Permission.ORGANIZATION_WRITE not in role.permissions:
             _check_not_last_admin(membership)
         details["role_name"] = role.name
-        membership.role = role
-        membership.save(update_fields=["role"])
+        found = Membership.objects.filter(pk=membership.pk)
+        if found.update(role=role) != 1:
+            raise errors.NotFound("No such member.")
 
 
 def remove_member(*, actor: Actor, membership: Membership) -> None:
