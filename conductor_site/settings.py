@@ -197,6 +197,8 @@ ACCOUNT_PREVENT_ENUMERATION = True
 ACCOUNT_SESSION_REMEMBER = True
 MFA_SUPPORTED_TYPES = ["totp", "recovery_codes"]
 MFA_TOTP_ISSUER = "Conductor"
+# Without a mail server nobody can verify an address; a second factor is possible still.
+MFA_ALLOW_UNVERIFIED_EMAIL = not env.envstr("EMAIL_HOST", "")
 LOGIN_URL = "account_login"
 LOGIN_REDIRECT_URL = "registry:organization_home"
 ACCOUNT_LOGOUT_REDIRECT_URL = "landing"

@@ -22,10 +22,15 @@ def sign_up(page: Page, email: str, password: str = PASSWORD) -> None:
 
 def sign_in(page: Page, email: str = EMAIL, password: str = PASSWORD) -> None:
     page.goto("/accounts/login/")
+    fill_sign_in(page, email, password)
+    page.wait_for_url("**/orgs/**")
+
+
+def fill_sign_in(page: Page, email: str, password: str = PASSWORD) -> None:
+    """Fill in the form of the sign-in page and send it."""
     page.get_by_label("Email", exact=True).fill(email)
     page.get_by_label("Password", exact=True).fill(password)
     page.get_by_role("button", name="Sign in").click()
-    page.wait_for_url("**/orgs/**")
 
 
 def register_application(page: Page, name: str) -> None:
