@@ -9,7 +9,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,23 +18,29 @@ from apps import errors
 from apps.executors.protocol.messages import Request, Rule, Wire
 from apps.executors.protocol.replies import Reply
 from apps.executors.protocol.rows import WorkflowRow
-from apps.executors.protocol.versions import BULK_IDS, LISTS, Peer
+from apps.executors.protocol.versions import ALWAYS, BULK_IDS, LISTS, Peer, Since
 
 __all__ = [
     "Peer",
     "encode",
     "error_summary",
+    "id_parts",
+    "ignored_filters",
     "is_unknown_type",
     "parse_reply",
     "peek_request_id",
     "refilter",
     "split",
     "supports",
+    "untold",
 ]
 
 UNKNOWN_TYPE = "Unknown message type"
 HEAD_CHARS = 2_048
 SUMMARY_CHARS = 500
+# Java 0.7 loses messages of more than 16 KiB, Python before 2.9 those of 1 MiB.
+ID_CHARS = 12_000
+IDS = 250
 _REQUEST_ID = re.compile(r'"request_id"\s*:\s*"((?:[^"\\]|\\.)*)"')
 
 
@@ -55,6 +62,19 @@ def split(request: Request, peer: Peer) -> list[Request]:
     if len(ids) <= 1 or BULK_IDS.known_by(peer):
         return [request]
     return [dataclasses.replace(request, **{request.bulk: (one,)}) for one in ids]
+
+
+def id_parts(ids: Sequence[str]) -> list[tuple[str, ...]]:
+    """Split ids into messages of a length that every SDK takes."""
+    parts: list[list[str]] = []
+    chars = ID_CHARS
+    for one in ids:
+        if not parts or chars + len(one) > ID_CHARS or len(parts[-1]) >= IDS:
+            parts.append([])
+            chars = 0
+        parts[-1].append(one)
+        chars += len(one)
+    return [tuple(part) for part in parts]
 
 
 def encode(request: Request, request_id: str, peer: Peer) -> str:
@@ -206,35 +226,116 @@ def error_summary(error_message: str) -> str:
 
 # --- Filters that an old SDK ignores ------------------------------------------------
 
-_COLUMNS = {
-    "workflow_uuids": "workflow_id",
-    "workflow_name": "name",
-    "authenticated_user": "authenticated_user",
-    "status": "status",
-    "application_version": "application_version",
-    "forked_from": "forked_from",
-    "queue_name": "queue_name",
-    "executor_id": "executor_id",
-    "parent_workflow_id": "parent_workflow_id",
-    "schedule_name": "schedule_name",
-    "application_name": "application_name",
+
+@dataclass(frozen=True, slots=True)
+class _Filter:
+    """What a row must be to pass, and since when rows say it. Times are inclusive."""
+
+    passes: Callable[[WorkflowRow, Any], bool]
+    told: Since = ALWAYS
+
+
+def _one_of(column: str, told: str = "") -> _Filter:
+    return _Filter(
+        lambda row, wanted: getattr(row, column) in wanted,
+        Since(told) if told else ALWAYS,
+    )
+
+
+def _after(column: str, told: str = "") -> _Filter:
+    def passes(row: WorkflowRow, bound: datetime) -> bool:
+        value: datetime | None = getattr(row, column)
+        return value is not None and value >= bound
+
+    return _Filter(passes, Since(told) if told else ALWAYS)
+
+
+def _before(column: str, told: str = "") -> _Filter:
+    def passes(row: WorkflowRow, bound: datetime) -> bool:
+        value: datetime | None = getattr(row, column)
+        return value is not None and value <= bound
+
+    return _Filter(passes, Since(told) if told else ALWAYS)
+
+
+_FILTERS = {
+    "workflow_uuids": _one_of("workflow_id"),
+    "workflow_name": _one_of("name"),
+    "authenticated_user": _one_of("authenticated_user"),
+    "status": _one_of("status"),
+    "application_version": _one_of("application_version"),
+    "start_time": _after("created_at"),
+    "end_time": _before("created_at"),
+    "queue_name": _one_of("queue_name"),
+    "executor_id": _one_of("executor_id"),
+    "workflow_id_prefix": _Filter(
+        lambda row, prefixes: row.workflow_id.startswith(tuple(prefixes))
+    ),
+    "queues_only": _Filter(lambda row, _: bool(row.queue_name)),
+    "forked_from": _one_of("forked_from", "2.4/4.4/0.8/0.7"),
+    "parent_workflow_id": _one_of("parent_workflow_id", "2.11/4.8/0.12/0.8"),
+    "has_parent": _Filter(
+        lambda row, wanted: bool(row.parent_workflow_id) is wanted,
+        Since("2.11/4.8/0.12/0.8"),
+    ),
+    "was_forked_from": _Filter(
+        lambda row, wanted: row.was_forked_from is wanted, Since("2.16/4.12/0.17/0.8")
+    ),
+    "completed_after": _after("completed_at", "2.23/4.19/0.17/1.0"),
+    "completed_before": _before("completed_at", "2.23/4.19/0.17/1.0"),
+    "dequeued_after": _after("dequeued_at", "2.11/4.8/0.12/0.8"),
+    "dequeued_before": _before("dequeued_at", "2.11/4.8/0.12/0.8"),
+    "schedule_name": _one_of("schedule_name", "2.25/4.21/0.20/1.1"),
+    "application_name": _one_of("application_name", "2.30/4.26/1.2/-"),
 }
 
 
 def refilter(
     request: Request, peer: Peer, rows: Iterable[WorkflowRow]
 ) -> list[WorkflowRow]:
-    """Drop the rows that do not pass the request's filters: an SDK silently ignores a
-    filter that it does not know."""
+    """Drop the rows that do not pass those of the request's filters that this peer
+    silently ignores.
+
+    Raises: UnsupportedByExecutor where its rows do not even say what is asked for.
+    """
     kept = list(rows)
-    for name, column in _COLUMNS.items():
-        wanted = getattr(request, name, ())
-        if wanted and name != "application_name":
-            kept = [row for row in kept if getattr(row, column) in wanted]
-    prefixes = tuple(getattr(request, "workflow_id_prefix", ()))
-    if prefixes:
-        kept = [row for row in kept if row.workflow_id.startswith(prefixes)]
-    has_parent = getattr(request, "has_parent", None)
-    if has_parent is not None:
-        kept = [row for row in kept if bool(row.parent_workflow_id) is has_parent]
+    for field in ignored_filters(request, peer):
+        rule = _FILTERS.get(field)
+        if rule is None or not _surely(rule.told, peer):
+            raise errors.UnsupportedByExecutor(
+                f"{peer} cannot filter workflows by {field.replace('_', ' ')}."
+            )
+        wanted = getattr(request, field)
+        kept = [row for row in kept if rule.passes(row, wanted)]
     return kept
+
+
+def ignored_filters(request: Request, peer: Peer) -> list[str]:
+    """The filters in use that this peer does not know, or cannot be told in full."""
+    return [name for name in untold(request, peer) if name not in _NO_FILTERS]
+
+
+def untold(request: Request, peer: Peer) -> list[str]:
+    """The attributes in use that this peer surely, or perhaps, does not heed."""
+    names = []
+    for field in dataclasses.fields(request):
+        wire: Wire = field.metadata["wire"]
+        value = getattr(request, field.name)
+        if value is None or value == ():
+            continue
+        is_cut = wire.rule in _ONE_OR_LIST and _one_or_list(value, peer) is None
+        if is_cut or not _surely(wire.since, peer):
+            names.append(field.name)
+    return names
+
+
+_NO_FILTERS = frozenset({"limit", "offset", "sort_desc", "load_input", "load_output"})
+_ONE_OR_LIST = (Rule.ONE_OR_LIST, Rule.ONE_OR_LIST_ALWAYS)
+
+
+def _surely(since: Since, peer: Peer) -> bool:
+    """Whether this peer knows it even where it does not say how old it is. An SDK that
+    states no version is older than the first that does, perhaps by far."""
+    if peer.dbos_version:
+        return since.known_by(peer)
+    return since == ALWAYS
