@@ -303,6 +303,10 @@ CELERY_BEAT_SCHEDULE: dict[str, dict[str, Any]] = {
         "task": "workflows.sync_snapshots",
         **_every(CONDUCTOR_SNAPSHOT_SECS),
     },
+    "close-abandoned-commands": {
+        "task": "workflows.close_abandoned_commands",
+        **_every(60.0),
+    },
 }
 
 LOGGING = build_logging(

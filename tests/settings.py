@@ -1,11 +1,21 @@
 """Conductor's settings, made quick for tests."""
 
+import atexit
+import shutil
+import tempfile
+
 from conductor_site.settings import *  # noqa: F403
+from conductor_site.settings import CONDUCTOR_EMBEDDED, DATABASES
 
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 EMAIL_BACKEND = "django.core.mail.backends.locmem.EmailBackend"
 CELERY_BROKER_URL = "memory://"
 # Connections of helper threads must not outlive a test.
-DATABASES["default"]["CONN_MAX_AGE"] = 0  # noqa: F405
+DATABASES["default"]["CONN_MAX_AGE"] = 0
 # Every test client makes the middleware anew, which would list all static files.
 WHITENOISE_AUTOREFRESH = True
+if CONDUCTOR_EMBEDDED:
+    # A file as in real life: threads that share one in memory lock each other out.
+    _home = tempfile.mkdtemp(prefix="conductor-test-")
+    atexit.register(shutil.rmtree, _home, ignore_errors=True)
+    DATABASES["default"]["TEST"] = {"NAME": f"{_home}/test.sqlite3"}

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from celery import shared_task
 
-from apps.workflows.services import snapshots
+from apps.workflows.services import commands, sync
 
 
-@shared_task(name="workflows.sync_snapshots")
+@shared_task(name="workflows.sync_snapshots", soft_time_limit=60, time_limit=90)
 def sync_snapshots() -> None:
     """Bring the snapshots of connected applications up to date, a bounded part."""
-    snapshots.sync_all()
+    sync.sync_due()
+
+
+@shared_task(name="workflows.close_abandoned_commands", soft_time_limit=30)
+def close_abandoned_commands() -> None:
+    """Say of commands whose sender is gone that nobody knows what became of them."""
+    commands.close_abandoned()

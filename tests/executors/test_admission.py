@@ -36,7 +36,9 @@ def orders(actor: Actor) -> Application:
 
 
 @pytest.fixture(autouse=True)
-def nothing_remembered() -> Any:
+def nothing_remembered(monkeypatch: pytest.MonkeyPatch) -> Any:
+    # In the test's own thread it would close the connection under its transaction.
+    monkeypatch.setattr(admission, "close_old_connections", lambda: None)
     yield
     admission.forget_verdicts()
     admission._rejections.clear()

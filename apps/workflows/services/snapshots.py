@@ -1,30 +1,25 @@
 """Keeping the last-known metadata of workflows; never their payloads.
 
-Written through from every list that passes, and refreshed by a bounded sync.
+Every list that passes is written through to here; `sync` asks for the rest.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
-from django.db import transaction
+from django.db import IntegrityError, transaction
 
-from apps import errors
-from apps.executors import clock, gateway
-from apps.executors.models import Executor
-from apps.executors.protocol import messages
+from apps.executors import clock
 from apps.executors.protocol.rows import WorkflowRow
 from apps.executors.untrusted import storable_text
 from apps.registry.models import Application
-from apps.workflows.models import SnapshotSync, WorkflowSnapshot
+from apps.workflows.models import WorkflowSnapshot
 
-PAGE = 200
-# What one run may ask: the newest, then some of those not known to be finished.
-PAGES_PER_RUN = 5
-RECHECK_PER_RUN = 200
-SYNC_TIMEOUT_S = 10.0
-UNFINISHED = ("PENDING", "ENQUEUED", "DELAYED")
+# PostgreSQL indexes no value beyond a third of a page; longer ids are not kept.
+ID_LIMIT_BYTES = 2_048
+# A row that did not change is marked as seen again at most this often.
+SEEN_EVERY = timedelta(seconds=5)
 
 _COLUMNS = [
     "status",
@@ -46,38 +41,46 @@ _COLUMNS = [
     "authenticated_user",
     "deduplication_id",
     "attributes",
-    "seen_at",
 ]
 
 
 def remember(*, application: Application, rows: Iterable[WorkflowRow]) -> int:
-    """Keep what a list said, newer over older; return how many rows were kept.
+    """Keep what an executor said, newer over older; return how many rows changed.
 
-    Nothing in private mode. Concurrency: rows are written in id order, so that two
-    writers do not wait for each other in a circle.
+    Nothing in private mode. Concurrency: any number of writers; the newest report of a
+    workflow stays, whoever comes last.
     """
     if application.private_mode:
         return 0
-    latest = {row.workflow_id: row for row in rows if row.workflow_id}
-    known = dict(
-        WorkflowSnapshot.objects.filter(
-            application=application, workflow_id__in=list(latest)
-        ).values_list("workflow_id", "updated_at")
-    )
+    told = {row.workflow_id: row for row in rows if _can_be_kept(row)}
+    known = {
+        snapshot.workflow_id: snapshot
+        for snapshot in WorkflowSnapshot.objects.filter(
+            application=application, workflow_id__in=list(told)
+        )
+    }
     now = clock.now()
-    fresh = [
-        _snapshot(application, row, now)
-        for _, row in sorted(latest.items())
-        if _is_news(row, known.get(row.workflow_id))
+    changed = []
+    for workflow_id in sorted(told):
+        fresh = _snapshot(application, told[workflow_id], now)
+        old = known.get(workflow_id)
+        if old is None or _is_news(fresh, old):
+            changed.append(fresh)
+    changed_ids = {snapshot.workflow_id for snapshot in changed}
+    unchanged = [
+        snapshot.pk
+        for workflow_id, snapshot in known.items()
+        if workflow_id not in changed_ids and now - snapshot.seen_at >= SEEN_EVERY
     ]
-    WorkflowSnapshot.objects.bulk_create(
-        fresh,
-        batch_size=500,
-        update_conflicts=True,
-        unique_fields=["application", "workflow_id"],
-        update_fields=_COLUMNS,
-    )
-    return len(fresh)
+    if unchanged:
+        WorkflowSnapshot.objects.filter(pk__in=unchanged).update(seen_at=now)
+    if changed:
+        try:
+            _write(application, changed)
+        except IntegrityError:
+            # The application was deleted meanwhile: there is nothing to keep.
+            return 0
+    return len(changed)
 
 
 def forget(*, application: Application, workflow_ids: Sequence[str]) -> None:
@@ -87,26 +90,86 @@ def forget(*, application: Application, workflow_ids: Sequence[str]) -> None:
     ).delete()
 
 
-def forget_all(*, application: Application) -> None:
-    """Drop everything kept, as private mode promises."""
-    WorkflowSnapshot.objects.filter(application=application).delete()
+def forget_private(*, limit: int) -> int:
+    """Drop what is kept of applications that became private; return how much.
+
+    Pages show none of it from the moment of the change; this takes it out of the
+    database, a bounded part at a time. Safe to run twice.
+    """
+    dropped = 0
+    for application in Application.objects.filter(
+        private_mode=True, snapshots__isnull=False
+    ).distinct()[:100]:
+        ids = WorkflowSnapshot.objects.filter(application=application).values("pk")
+        count, _ = WorkflowSnapshot.objects.filter(
+            pk__in=list(ids[: limit - dropped].values_list("pk", flat=True))
+        ).delete()
+        dropped += count
+        if dropped >= limit:
+            break
+    return dropped
 
 
-def _is_news(row: WorkflowRow, known_updated_at: datetime | None) -> bool:
-    # SQLite applications tell whole seconds only: the same second may be news.
+def _can_be_kept(row: WorkflowRow) -> bool:
+    """Whether a row can be found again by its id, and has its place in the order.
+
+    A replacement character stands for what no database stores: the id is not that.
+    """
     return (
-        known_updated_at is None
-        or row.updated_at is None
-        or row.updated_at >= known_updated_at
+        bool(row.workflow_id)
+        and row.created_at is not None
+        and "\N{REPLACEMENT CHARACTER}" not in row.workflow_id
+        and len(row.workflow_id.encode()) <= ID_LIMIT_BYTES
     )
+
+
+def _is_news(fresh: WorkflowSnapshot, old: WorkflowSnapshot) -> bool:
+    # SQLite applications tell whole seconds only: the same second may be news.
+    return fresh.updated_at >= old.updated_at and any(
+        getattr(fresh, column) != getattr(old, column) for column in _COLUMNS
+    )
+
+
+def _write(application: Application, changed: list[WorkflowSnapshot]) -> None:
+    """Insert what is missing; then, holding the rows, overwrite those that are older.
+
+    Two steps, because an upsert cannot be told to keep the newer row. On SQLite the
+    transaction is the lock.
+    """
+    with transaction.atomic():
+        WorkflowSnapshot.objects.bulk_create(changed, ignore_conflicts=True)
+        held = {
+            workflow_id: (updated_at, seen_at)
+            for workflow_id, updated_at, seen_at in WorkflowSnapshot.objects.filter(
+                application=application,
+                workflow_id__in=[snapshot.workflow_id for snapshot in changed],
+            )
+            .order_by("pk")
+            .select_for_update()
+            .values_list("workflow_id", "updated_at", "seen_at")
+        }
+        older = [
+            snapshot
+            for snapshot in changed
+            if snapshot.workflow_id in held
+            and held[snapshot.workflow_id][0] <= snapshot.updated_at
+            and held[snapshot.workflow_id][1] != snapshot.seen_at  # else just inserted
+        ]
+        WorkflowSnapshot.objects.bulk_create(
+            older,
+            update_conflicts=True,
+            unique_fields=["application", "workflow_id"],
+            update_fields=[*_COLUMNS, "seen_at"],
+        )
 
 
 def _snapshot(
     application: Application, row: WorkflowRow, now: datetime
 ) -> WorkflowSnapshot:
+    created_at = row.created_at or now
     return WorkflowSnapshot(
         application=application,
-        workflow_id=storable_text(row.workflow_id, 10_000),
+        workflow_id=row.workflow_id,
         status=storable_text(row.status, 64),
         name=storable_text(row.name, 255),
         class_name=storable_text(row.class_name, 255),
@@ -114,92 +177,17 @@ def _snapshot(
         application_version=storable_text(row.application_version, 255),
         executor_id=storable_text(row.executor_id, 255),
         queue_name=storable_text(row.queue_name, 255),
-        created_at=row.created_at or now,
-        updated_at=row.updated_at or row.created_at or now,
+        created_at=created_at,
+        updated_at=row.updated_at or created_at,
         completed_at=row.completed_at,
         dequeued_at=row.dequeued_at,
         priority=max(min(row.priority, 2**62), -(2**62)),
-        parent_workflow_id=storable_text(row.parent_workflow_id, 10_000),
-        forked_from=storable_text(row.forked_from, 10_000),
+        parent_workflow_id=storable_text(row.parent_workflow_id, ID_LIMIT_BYTES),
+        forked_from=storable_text(row.forked_from, ID_LIMIT_BYTES),
         was_forked_from=row.was_forked_from,
         schedule_name=storable_text(row.schedule_name, 255),
         authenticated_user=storable_text(row.authenticated_user, 255),
-        deduplication_id=storable_text(row.deduplication_id, 10_000),
+        deduplication_id=storable_text(row.deduplication_id, ID_LIMIT_BYTES),
         attributes=storable_text(row.attributes, 10_000),
         seen_at=now,
     )
-
-
-# --- Sync ------------------------------------------------------------------------
-
-
-def sync_all() -> int:
-    """Sync every application with a healthy executor; return how many rows came."""
-    connected = Executor.objects.filter(state=Executor.State.HEALTHY)
-    applications = Application.objects.filter(
-        private_mode=False, pk__in=connected.values("application_id").distinct()
-    )
-    return sum(sync_application(application=a) for a in applications.iterator())
-
-
-def sync_application(*, application: Application) -> int:
-    """One bounded run: what is newer than the last, and what was not finished then."""
-    sync, _ = SnapshotSync.objects.get_or_create(application=application)
-    started_at = clock.now()
-    try:
-        kept = _sync_newest(application, sync) + _recheck_unfinished(application)
-    except errors.ConductorError as exc:
-        SnapshotSync.objects.filter(pk=sync.pk).update(error=exc.message[:300])
-        return 0
-    SnapshotSync.objects.filter(pk=sync.pk).update(
-        last_synced_at=started_at, error="", cursor_created_at=sync.cursor_created_at
-    )
-    return kept
-
-
-def _sync_newest(application: Application, sync: SnapshotSync) -> int:
-    """Page from where the last run ended, oldest first, so that a backlog is worked
-    off over several runs and nothing between is left out."""
-    kept = 0
-    for page in range(PAGES_PER_RUN):
-        request = messages.ListWorkflows(
-            start_time=sync.cursor_created_at,
-            limit=PAGE,
-            offset=page * PAGE,
-            sort_desc=sync.cursor_created_at is None,
-        )
-        rows = gateway.ask(application, request, timeout_s=SYNC_TIMEOUT_S).output
-        kept += remember(application=application, rows=rows)
-        if len(rows) < PAGE or sync.cursor_created_at is None:
-            break
-    newest = [row.created_at for row in rows if row.created_at is not None]
-    if newest:
-        sync.cursor_created_at = max(newest)
-    return kept
-
-
-def _recheck_unfinished(application: Application) -> int:
-    """Ask again about those that were unfinished, the longest unseen first. One that
-    is gone from its database is forgotten."""
-    ids = list(
-        WorkflowSnapshot.objects.filter(application=application, status__in=UNFINISHED)
-        .order_by("seen_at")
-        .values_list("workflow_id", flat=True)[:RECHECK_PER_RUN]
-    )
-    if not ids:
-        return 0
-    request = messages.ListWorkflows(
-        workflow_uuids=tuple(ids), limit=len(ids), sort_desc=True
-    )
-    rows = gateway.ask(application, request, timeout_s=SYNC_TIMEOUT_S).output
-    present = {row.workflow_id for row in rows}
-    with transaction.atomic():
-        kept = remember(application=application, rows=rows)
-        WorkflowSnapshot.objects.filter(
-            application=application, workflow_id__in=present
-        ).update(seen_at=clock.now())
-        forget(
-            application=application,
-            workflow_ids=[one for one in ids if one not in present],
-        )
-    return kept
