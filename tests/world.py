@@ -8,6 +8,7 @@ is staff and belongs to none.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -21,7 +22,7 @@ from django.contrib.contenttypes.models import ContentType
 from django.contrib.sessions.models import Session
 from django.test import Client
 
-from apps.executors import clock
+from apps.executors import clock, gateway
 from apps.executors.models import (
     Executor,
     Instance,
@@ -32,6 +33,7 @@ from apps.executors.models import (
 )
 from apps.executors.protocol import codec
 from apps.executors.protocol.messages import Request
+from apps.executors.protocol.versions import Peer
 from apps.registry import keys, services
 from apps.registry.auth import system_actor
 from apps.registry.models import (
@@ -167,12 +169,18 @@ def _fill(application: Application) -> Recovery:
     return recovery
 
 
-def answer(request: Request) -> Any:
-    """What an executor that knows one workflow and agrees to everything replies."""
-    row = {"WorkflowUUID": WORKFLOW_ID, "Status": "PENDING", "WorkflowName": "ship"}
-    output = {"get_workflow": row, "list_workflows": [row]}.get(request.type, [])
+def answer(request: Request, orders: Sequence[Request] = ()) -> gateway.Answer:
+    """What an executor that knows one workflow and does what it is told replies."""
+    status = {"cancel": "CANCELLED", "delete": ""}.get(
+        orders[-1].type if orders else "", "PENDING"
+    )
+    row = {"WorkflowUUID": WORKFLOW_ID, "Status": status, "WorkflowName": "ship"}
+    output: Any = {"get_workflow": row, "list_workflows": [row]}.get(request.type, [])
+    if not status:
+        output = None if request.type == "get_workflow" else []
     reply = {"type": request.type, "success": True, "output": output}
-    return codec.parse_reply(request, json.dumps(reply))
+    by = gateway.Target("x1", "v1", "c1", "i1", Peer("python", "3.2.0"))
+    return gateway.Answer(codec.parse_reply(request, json.dumps(reply)), by)
 
 
 def make_keys() -> dict[str, str]:

@@ -86,7 +86,7 @@
   });
 
   // Polling. Elements with `data-poll` ask again by themselves. They are silent while the
-  // tab is hidden or text in them is selected, slow when nobody is there, and slower with
+  // tab is hidden or text or a row in them is selected, slow when nobody is there, and slower with
   // each failure. A failure leaves the page as it is and says so until an answer comes.
   const IDLE_MS = 5 * 60_000;
   const IDLE_PERIOD_MS = 30_000;
@@ -100,7 +100,10 @@
   const isPoll = (event) => event.detail.elt?.matches?.("[data-poll]");
   const isSelecting = (element) => {
     const selection = getSelection();
-    return !selection.isCollapsed && element.contains(selection.anchorNode);
+    return (
+      element.querySelector("input:checked") ||
+      (!selection.isCollapsed && element.contains(selection.anchorNode))
+    );
   };
   const seen = () => {
     const wasIdle = Date.now() - active > IDLE_MS;

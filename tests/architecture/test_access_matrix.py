@@ -124,6 +124,8 @@ def _pk(world: World, of: str) -> Any:
             return row.pk
 
 
+TICKED = {"id": [WORKFLOW_ID], "confirmed": "on"}
+
 CONSOLE = (
     Row("landing", "GET", each(200, 302, 302, 302, 302, 302, 302)),
     Row("healthz", "GET", same(200)),
@@ -177,10 +179,17 @@ CONSOLE = (
     # Workflows
     Row("workflows:workflow_list", "GET", READ),
     Row("workflows:workflow_detail", "GET", READ),
+    Row("workflows:workflow_cancel", "GET", write(200)),
     Row("workflows:workflow_cancel", "POST", write(302)),
+    Row("workflows:workflow_resume", "GET", write(200)),
     Row("workflows:workflow_resume", "POST", write(302)),
+    Row("workflows:workflow_fork", "GET", write(200)),
     Row("workflows:workflow_fork", "POST", write(302), {"start_step": 1}),
+    Row("workflows:workflow_delete", "GET", write(200)),
     Row("workflows:workflow_delete", "POST", write(302)),
+    Row("workflows:workflow_bulk_cancel", "POST", write(200), TICKED),
+    Row("workflows:workflow_bulk_resume", "POST", write(200), TICKED),
+    Row("workflows:workflow_bulk_delete", "POST", write(200), TICKED),
 )
 
 ACCOUNTS = (
@@ -305,12 +314,12 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[Request]:
     """The orders that reached an executor; every question is answered."""
     orders: list[Request] = []
 
-    def ask(application: Application, request: Request, **_: Any) -> Any:
+    def told(application: Application, request: Request, **_: Any) -> gateway.Answer:
         if not request.read_only:
             orders.append(request)
-        return answer(request)
+        return answer(request, orders)
 
-    monkeypatch.setattr(gateway, "ask", ask)
+    monkeypatch.setattr(gateway, "answer", told)
     return orders
 
 

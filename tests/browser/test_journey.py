@@ -110,6 +110,8 @@ def test_everything_that_is_a_form_or_link_works_without_javascript(
     page.get_by_label("Id begins with").fill("lo")
     page.get_by_role("button", name="Filter").click()
     page.get_by_role("link", name="job").click()
+    page.get_by_role("link", name="Cancel", exact=True).click()
+    expect(page.get_by_role("heading", name="Cancel this workflow?")).to_be_visible()
     page.get_by_role("button", name="Cancel", exact=True).click()
     expect(page.get_by_text("A step that is running finishes first")).to_be_visible()
     expect(page.locator("#workflow .status").first).to_have_text("CANCELLED")

@@ -59,7 +59,7 @@ PATHS = [row for row in (*CONSOLE, *DETAILS) if ROUTES[row.route]]
 
 @pytest.fixture
 def world(db: None, monkeypatch: pytest.MonkeyPatch) -> World:
-    monkeypatch.setattr(gateway, "ask", lambda _, request, **__: answer(request))
+    monkeypatch.setattr(gateway, "answer", lambda _, request, **__: answer(request))
     return make_world()
 
 

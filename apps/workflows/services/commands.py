@@ -1,13 +1,16 @@
 """Orders to workflows: cancel, resume, fork, delete.
 
-Each is audited and recorded before it is sent; the executor's answer closes the record.
-`success` from an executor does not say that a workflow exists, so that is asked first.
+Each is recorded and audited before it is sent, and the record closed with what came of
+it. `success` from an executor says only that it took the order. So a workflow's status
+is read before, which tells what there is to do, and after, which tells what was done.
 """
 
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 from django.db import transaction
@@ -15,50 +18,171 @@ from django.db import transaction
 from apps import errors
 from apps.executors import clock, gateway
 from apps.executors.models import Executor
-from apps.executors.protocol import messages
+from apps.executors.protocol import codec, messages
 from apps.executors.protocol.messages import Request
 from apps.executors.protocol.rows import WorkflowRow
 from apps.registry.auth import Actor
 from apps.registry.models import Application, AuditEntry, Permission
 from apps.registry.services import record_audit
-from apps.workflows.models import WorkflowCommand
+from apps.workflows.models import FINISHED, WorkflowCommand
 from apps.workflows.services import snapshots
 
-COMMAND_TIMEOUT_S = 20.0
+BULK_LIMIT = 100
+READ_TIMEOUT_S = 5.0
+COMMAND_TIMEOUT_S = 15.0
+ABANDONED_AFTER = timedelta(minutes=5)
+# Where nobody says what the first step is numbered.
+ZERO_BASED = ("typescript", "go", "java")
 Kind = WorkflowCommand.Kind
+State = WorkflowCommand.State
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """Who orders what, of which workflow."""
+    """Who orders what, of which workflows."""
 
     actor: Actor
     application: Application
     kind: WorkflowCommand.Kind
+    workflow_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of an order for one workflow, in a word and in a sentence.
+
+    `done` happened; `nothing` was there to do; `missing` is no such workflow; `failed`
+    did not happen; `unknown` was sent, and nobody can say.
+    """
+
     workflow_id: str
+    result: str
+    sentence: str
+    status: str = ""
 
 
-def cancel_workflow(
+Judge = Callable[[str, WorkflowRow | None], Outcome]
+
+
+# --- Cancel, resume, delete ----------------------------------------------------------
+
+
+def cancel_workflows(
     *,
     actor: Actor,
     application: Application,
-    workflow_id: str,
+    workflow_ids: Sequence[str],
     cancel_children: bool = False,
-) -> None:
-    """Cancel; a running step finishes first. Harmless on a finished workflow."""
-    order = Order(actor, application, Kind.CANCEL, workflow_id)
-    request = messages.Cancel(
-        workflow_ids=(workflow_id,), cancel_children=cancel_children
+) -> list[Outcome]:
+    """Cancel; a running step finishes first. Raises: what `gateway.ask` raises."""
+    order = Order(actor, application, Kind.CANCEL, tuple(workflow_ids))
+
+    def before(workflow_id: str, row: WorkflowRow | None) -> Outcome | None:
+        if row is None:
+            return _missing(workflow_id)
+        # Its children may still be running.
+        if row.status in FINISHED and not cancel_children:
+            return _already(row)
+        return None
+
+    def after(workflow_id: str, row: WorkflowRow | None) -> Outcome:
+        if row is None:
+            return Outcome(workflow_id, "done", "Deleted meanwhile.")
+        if row.status == "CANCELLED":
+            return _done(row, "Cancelled. A step that is running finishes first.")
+        if row.status in FINISHED:
+            return Outcome(
+                row.workflow_id,
+                "nothing",
+                f"It finished ({row.status}) before it could be cancelled."
+                + (" Its children were told." if cancel_children else ""),
+                row.status,
+            )
+        return _unmoved(row)
+
+    return _carry_out(
+        order,
+        before,
+        lambda ids: messages.Cancel(workflow_ids=ids, cancel_children=cancel_children),
+        after,
+        {"cancel_children": cancel_children},
     )
-    _give(order, request, {"cancel_children": cancel_children})
 
 
-def resume_workflow(
-    *, actor: Actor, application: Application, workflow_id: str
-) -> None:
-    """Let a workflow go on that was cancelled or gave up; else no effect."""
-    order = Order(actor, application, Kind.RESUME, workflow_id)
-    _give(order, messages.Resume(workflow_ids=(workflow_id,)), {})
+def resume_workflows(
+    *, actor: Actor, application: Application, workflow_ids: Sequence[str]
+) -> list[Outcome]:
+    """Let workflows go on that were cancelled or gave up, or start those that wait in a
+    queue. Never one that runs: older SDKs would run it twice at once."""
+    order = Order(actor, application, Kind.RESUME, tuple(workflow_ids))
+
+    def before(workflow_id: str, row: WorkflowRow | None) -> Outcome | None:
+        if row is None:
+            return _missing(workflow_id)
+        if row.status in ("SUCCESS", "ERROR"):
+            return _already(row)
+        if row.status == "PENDING":
+            return Outcome(workflow_id, "nothing", "It is running already.", row.status)
+        return None
+
+    def after(workflow_id: str, row: WorkflowRow | None) -> Outcome:
+        if row is None:
+            return Outcome(workflow_id, "failed", "It was deleted meanwhile.")
+        if row.status in ("CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"):
+            return _unmoved(row)
+        return _done(row, "Resumed. An executor of its version takes it up.")
+
+    return _carry_out(
+        order, before, lambda ids: messages.Resume(workflow_ids=ids), after, {}
+    )
+
+
+def delete_workflows(
+    *,
+    actor: Actor,
+    application: Application,
+    workflow_ids: Sequence[str],
+    delete_children: bool = False,
+) -> list[Outcome]:
+    """Remove workflows and their history for ever."""
+    order = Order(actor, application, Kind.DELETE, tuple(workflow_ids))
+
+    def before(workflow_id: str, row: WorkflowRow | None) -> Outcome | None:
+        return _missing(workflow_id) if row is None else None
+
+    def after(workflow_id: str, row: WorkflowRow | None) -> Outcome:
+        if row is None:
+            return Outcome(workflow_id, "done", "Deleted, with its history.")
+        return Outcome(workflow_id, "failed", "It is still there.", row.status)
+
+    return _carry_out(
+        order,
+        before,
+        lambda ids: messages.Delete(workflow_ids=ids, delete_children=delete_children),
+        after,
+        {"delete_children": delete_children},
+    )
+
+
+def _missing(workflow_id: str) -> Outcome:
+    return Outcome(workflow_id, "missing", "There is no such workflow.")
+
+
+def _already(row: WorkflowRow) -> Outcome:
+    sentence = f"It was already finished ({row.status}); nothing happened."
+    return Outcome(row.workflow_id, "nothing", sentence, row.status)
+
+
+def _done(row: WorkflowRow, sentence: str) -> Outcome:
+    return Outcome(row.workflow_id, "done", sentence, row.status)
+
+
+def _unmoved(row: WorkflowRow) -> Outcome:
+    sentence = f"The executor took the order, but the workflow is still {row.status}."
+    return Outcome(row.workflow_id, "failed", sentence, row.status)
+
+
+# --- Fork ----------------------------------------------------------------------------
 
 
 def fork_workflow(
@@ -73,114 +197,226 @@ def fork_workflow(
     """Start a copy from a step, from the first one where none is given; return its id.
 
     The version is the original's unless another is named: without one the SDKs differ.
+    Safe to repeat with the same new id: there is one fork. Raises: NotFound, Conflict.
     """
-    order = Order(actor, application, Kind.FORK, workflow_id)
+    order = Order(actor, application, Kind.FORK, (workflow_id,))
     new_id = new_workflow_id or str(uuid.uuid4())
     _require(order)
-    original = _existing(order)
     step = first_step(application) if start_step is None else start_step
-    request = messages.ForkWorkflow(
-        workflow_id=workflow_id,
-        start_step=step,
-        new_workflow_id=new_id,
-        application_version=application_version or original.application_version,
-    )
-    _send(order, request, {"start_step": step, "new_workflow_id": new_id})
+    command = _record(order, {"start_step": step, "new_workflow_id": new_id})
+    try:
+        original = _read(application, [workflow_id]).get(workflow_id)
+        if original is None:
+            raise errors.NotFound("There is no such workflow.")
+        request = messages.ForkWorkflow(
+            workflow_id=workflow_id,
+            start_step=step,
+            new_workflow_id=new_id,
+            application_version=application_version or original.application_version,
+        )
+        if not _is_forked(request, application):
+            _fork(request, application)
+    except errors.ConductorError as exc:
+        _close(order, command, State.FAILED, exc.message)
+        raise
+    _close(order, command, State.DONE)
     return new_id
 
 
-def delete_workflow(
-    *,
-    actor: Actor,
-    application: Application,
-    workflow_id: str,
-    delete_children: bool = False,
-) -> None:
-    """Remove a workflow and its history for ever."""
-    order = Order(actor, application, Kind.DELETE, workflow_id)
-    request = messages.Delete(
-        workflow_ids=(workflow_id,), delete_children=delete_children
-    )
-    _give(order, request, {"delete_children": delete_children})
-    snapshots.forget(application=application, workflow_ids=[workflow_id])
+def _fork(request: messages.ForkWorkflow, application: Application) -> None:
+    try:
+        gateway.ask(application, request, timeout_s=COMMAND_TIMEOUT_S)
+    except errors.ConductorError:
+        # A lost answer, or a second try that met what the first one made.
+        try:
+            is_forked = _is_forked(request, application)
+        except errors.ConductorError:
+            is_forked = False
+        if not is_forked:
+            raise
+
+
+def _is_forked(request: messages.ForkWorkflow, application: Application) -> bool:
+    """Whether this fork exists. Raises: Conflict where its id is another workflow's."""
+    new_id = request.new_workflow_id
+    question = messages.ListWorkflows(workflow_uuids=(new_id,), limit=1)
+    answer = gateway.answer(application, question, timeout_s=READ_TIMEOUT_S)
+    row = next((r for r in answer.reply.output if r.workflow_id == new_id), None)
+    if row is None:
+        return False
+    by_origin = messages.ListWorkflows(forked_from=(request.workflow_id,))
+    says_origin = not codec.untold(by_origin, answer.by.peer)
+    if says_origin and row.forked_from != request.workflow_id:
+        raise errors.Conflict("The new workflow's id is taken.")
+    return True
 
 
 def first_step(application: Application) -> int:
     """Python counts steps from 1, the other SDKs from 0."""
     is_python = Executor.objects.filter(
         application=application, state=Executor.State.HEALTHY
-    ).exclude(language__in=("typescript", "go", "java"))
+    ).exclude(language__in=ZERO_BASED)
     return 1 if is_python.exists() else 0
 
 
-def _give(order: Order, request: Request, details: dict[str, Any]) -> None:
+# --- Carrying out --------------------------------------------------------------------
+
+
+def close_abandoned() -> int:
+    """Close the records whose sender ended before it could; return how many."""
+    return WorkflowCommand.objects.filter(
+        state=State.SENT, created_at__lt=clock.now() - ABANDONED_AFTER
+    ).update(
+        state=State.FAILED,
+        error="Conductor stopped before the answer came. It may have been carried out.",
+        finished_at=clock.now(),
+    )
+
+
+def _carry_out(
+    order: Order,
+    before: Callable[[str, WorkflowRow | None], Outcome | None],
+    request: Callable[[tuple[str, ...]], Request],
+    after: Judge,
+    details: dict[str, Any],
+) -> list[Outcome]:
+    """Look, record, send, look again; return one outcome for each workflow."""
     _require(order)
-    _existing(order)
-    _send(order, request, details)
+    ids = _checked(order.workflow_ids)
+    command = _record(order, details)
+    try:
+        rows = _read(order.application, ids)
+    except errors.ConductorError as exc:
+        _close(order, command, State.FAILED, exc.message)
+        raise
+    settled = {one: before(one, rows.get(one)) for one in ids}
+    outcomes = {one: outcome for one, outcome in settled.items() if outcome is not None}
+    todo = tuple(one for one in ids if one not in outcomes)
+    try:
+        for part in codec.id_parts(todo):
+            gateway.ask(order.application, request(part), timeout_s=COMMAND_TIMEOUT_S)
+        failure = ""
+    except errors.EveryExecutorFailed as exc:
+        failure = f"{exc.message} It may still be carried out."
+    except errors.ConductorError as exc:
+        failure = exc.message
+    outcomes |= _look_again(order, todo, after, failure)
+    _close_with(order, command, outcomes.values(), failure)
+    if order.kind == Kind.DELETE:
+        gone = [
+            o.workflow_id for o in outcomes.values() if o.result in ("done", "missing")
+        ]
+        snapshots.forget(application=order.application, workflow_ids=gone)
+    return [outcomes[one] for one in ids]
+
+
+def _look_again(
+    order: Order, ids: tuple[str, ...], judge: Judge, failure: str
+) -> dict[str, Outcome]:
+    """Judge by what the workflows are now. Where that cannot be read, or the order met
+    a failure and nothing moved, the failure is the answer."""
+    if not ids:
+        return {}
+    try:
+        rows = _read(order.application, ids)
+    except errors.ConductorError:
+        sentence = failure or "Sent; what came of it could not be read."
+        return {one: Outcome(one, "unknown", sentence) for one in ids}
+    snapshots.remember(application=order.application, rows=rows.values())
+    outcomes = {one: judge(one, rows.get(one)) for one in ids}
+    if failure:
+        for one, outcome in outcomes.items():
+            if outcome.result == "failed":
+                outcomes[one] = Outcome(one, "failed", failure, outcome.status)
+    return outcomes
+
+
+def _close_with(
+    order: Order, command: WorkflowCommand, outcomes: Iterable[Outcome], failure: str
+) -> None:
+    results = [
+        {"workflow_id": o.workflow_id[:512], "result": o.result} for o in outcomes
+    ]
+    WorkflowCommand.objects.filter(pk=command.pk).update(
+        detail={**command.detail, "results": results}
+    )
+    bad = [o for o in outcomes if o.result in ("failed", "unknown")]
+    if bad:
+        _close(order, command, State.FAILED, failure or bad[0].sentence)
+    else:
+        _close(order, command, State.DONE)
+
+
+def _checked(workflow_ids: Sequence[str]) -> tuple[str, ...]:
+    ids = tuple(dict.fromkeys(workflow_ids))
+    if not ids or not all(ids):
+        raise errors.InvalidInput("Name at least one workflow.")
+    if len(ids) > BULK_LIMIT:
+        raise errors.InvalidInput(f"Name at most {BULK_LIMIT} workflows at a time.")
+    return ids
 
 
 def _require(order: Order) -> None:
     try:
         order.actor.require(Permission.APPLICATION_WRITE, order.application)
-    except errors.Forbidden:
-        _audit(order, {}, AuditEntry.Outcome.DENIED)
+    except errors.Forbidden as exc:
+        _audit(order, {"reason": exc.message}, AuditEntry.Outcome.DENIED)
         raise
 
 
-def _existing(order: Order) -> WorkflowRow:
-    request = messages.GetWorkflow(
-        workflow_id=order.workflow_id, load_input=False, load_output=False
-    )
-    row = gateway.ask(order.application, request, timeout_s=COMMAND_TIMEOUT_S).output
-    if row is None:
-        raise errors.NotFound("No such workflow.")
-    found: WorkflowRow = row
-    return found
+def _read(application: Application, ids: Sequence[str]) -> dict[str, WorkflowRow]:
+    rows: dict[str, WorkflowRow] = {}
+    for part in codec.id_parts(ids):
+        request = messages.ListWorkflows(workflow_uuids=part, limit=len(part))
+        reply = gateway.ask(application, request, timeout_s=READ_TIMEOUT_S)
+        rows |= {row.workflow_id: row for row in reply.output}
+    return rows
 
 
-def _send(order: Order, request: Request, details: dict[str, Any]) -> None:
+def _record(order: Order, details: dict[str, Any]) -> WorkflowCommand:
     with transaction.atomic():
         command = WorkflowCommand.objects.create(
             application=order.application,
             kind=order.kind,
-            workflow_ids=[order.workflow_id],
+            workflow_ids=list(order.workflow_ids),
             actor_display=order.actor.display[:254],
             detail=details,
         )
-        _audit(order, details, AuditEntry.Outcome.SUCCESS)
-    try:
-        gateway.ask(order.application, request, timeout_s=COMMAND_TIMEOUT_S)
-    except errors.ConductorError as exc:
-        _close(command, WorkflowCommand.State.FAILED, exc.message)
-        _audit(order, {"reason": exc.message}, AuditEntry.Outcome.FAILURE)
-        raise
-    _close(command, WorkflowCommand.State.DONE, "")
-    _refresh(order)
+        _audit(order, {"command": command.pk, **details}, AuditEntry.Outcome.SUCCESS)
+    return command
 
 
-def _refresh(order: Order) -> None:
-    """Let the snapshot follow at once, where the executor is quick to say."""
-    if order.kind == Kind.DELETE:
-        return
-    try:
-        row = _existing(order)
-    except errors.ConductorError:
-        return
-    snapshots.remember(application=order.application, rows=[row])
-
-
-def _close(command: WorkflowCommand, state: WorkflowCommand.State, error: str) -> None:
-    WorkflowCommand.objects.filter(
-        pk=command.pk, state=WorkflowCommand.State.SENT
-    ).update(state=state, error=error[:500], finished_at=clock.now())
+def _close(
+    order: Order,
+    command: WorkflowCommand,
+    state: WorkflowCommand.State,
+    error: str = "",
+) -> None:
+    """From sent to done or failed, once; a failure is audited with its reason."""
+    with transaction.atomic():
+        closed = WorkflowCommand.objects.filter(pk=command.pk, state=State.SENT).update(
+            state=state, error=error[:500], finished_at=clock.now()
+        )
+        if closed and state == State.FAILED:
+            _audit(
+                order,
+                {"command": command.pk, "reason": error},
+                AuditEntry.Outcome.FAILURE,
+            )
 
 
 def _audit(order: Order, details: dict[str, Any], outcome: str) -> None:
+    ids = order.workflow_ids
+    is_one = len(ids) == 1
     record_audit(
         actor=order.actor,
-        operation=f"workflow.{order.kind}",
+        operation=f"workflow.{order.kind}" if is_one else f"workflow.bulk_{order.kind}",
         target_type="workflow",
-        target_id=order.workflow_id,
-        details={"application_name": order.application.name, **details},
+        target_id=ids[0] if is_one else f"{len(ids)} workflows",
+        details={
+            "application_name": order.application.name,
+            **details,
+            **({} if is_one else {"workflow_ids": [one[:512] for one in ids]}),
+        },
         outcome=outcome,
     )
