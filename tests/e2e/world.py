@@ -5,17 +5,22 @@ Everything here is real: server processes, the SDKs from their registries, datab
 
 from __future__ import annotations
 
+import collections
 import contextlib
+import hashlib
 import html
 import json
 import os
 import re
 import secrets
+import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import venv
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -37,25 +42,65 @@ FINAL = {"SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"}
 # --- SDKs ---
 
 
+_installing: dict[Path, threading.Lock] = collections.defaultdict(threading.Lock)
+
+
 def install_sdk(language: str, version: str) -> Path:
-    """Install one SDK version into the project's cache, once; return its home."""
+    """Install one SDK version into the project's cache, once; return its home.
+
+    What is compiled is compiled there too, again when its source changes.
+    """
     home = SDKS / f"{language}-{version}"
+    sources = sorted(p for p in (APPS / language).rglob("*") if p.is_file())
+    state = hashlib.sha256(b"".join(p.read_bytes() for p in sources)).hexdigest()
     stamp = home / ".installed"
-    if stamp.exists():
-        return home
-    home.mkdir(parents=True, exist_ok=True)
-    if language == "python":
-        venv.create(home, with_pip=True, clear=True)
-        requirements = [f"dbos=={version}", "psycopg[binary]"]
-        command = [str(home / "bin" / "python"), "-m", "pip", "install", "-q"]
-        subprocess.run([*command, *requirements], check=True)
-    else:
-        (home / "package.json").write_text('{"private": true}\n')
-        package = f"@dbos-inc/dbos-sdk@{version}"
-        command = ["npm", "install", "--silent", "--no-audit", "--no-fund", package]
-        subprocess.run(command, cwd=home, check=True)
-    stamp.touch()
+    with _installing[home]:
+        if not stamp.exists() or (sources and stamp.read_text() != state):
+            home.mkdir(parents=True, exist_ok=True)
+            _INSTALL[language](home, version)
+            stamp.write_text(state)
     return home
+
+
+def _install_python(home: Path, version: str) -> None:
+    venv.create(home, with_pip=True, clear=True)
+    command = [str(home / "bin" / "python"), "-m", "pip", "install", "-q"]
+    subprocess.run([*command, f"dbos=={version}", "psycopg[binary]"], check=True)
+
+
+def _install_typescript(home: Path, version: str) -> None:
+    (home / "package.json").write_text('{"private": true}\n')
+    package = f"@dbos-inc/dbos-sdk@{version}"
+    command = ["npm", "install", "--silent", "--no-audit", "--no-fund", package]
+    subprocess.run(command, cwd=home, check=True)
+
+
+def _install_go(home: Path, version: str) -> None:
+    module = f"github.com/dbos-inc/dbos-transact-golang@v{version}"
+    shutil.rmtree(home)
+    shutil.copytree(APPS / "go", home)
+    for command in (
+        ["go", "mod", "init", "app"],
+        ["go", "get", module],
+        ["go", "mod", "tidy"],
+        ["go", "build", "-o", "app", "."],
+    ):
+        subprocess.run(command, cwd=home, check=True, capture_output=True)
+
+
+def _install_java(home: Path, version: str) -> None:
+    shutil.rmtree(home)
+    shutil.copytree(APPS / "java", home)
+    command = ["mvn", "-q", "compile", "dependency:copy-dependencies"]
+    subprocess.run([*command, f"-Ddbos.version={version}"], cwd=home, check=True)
+
+
+_INSTALL: dict[str, Callable[[Path, str], None]] = {
+    "python": _install_python,
+    "typescript": _install_typescript,
+    "go": _install_go,
+    "java": _install_java,
+}
 
 
 class Database:
@@ -97,7 +142,8 @@ class Application:
         *,
         number: int = 0,
     ) -> None:
-        self.conductor, self.name, self.language = conductor, name, language
+        self.conductor, self.name = conductor, name
+        self.language, self.version = language, version
         self.sdk = install_sdk(language, version)
         self.home = home
         # Its first process connects to this one of the servers.
@@ -117,10 +163,16 @@ class Application:
         url = urls[(self.number + len(self.processes)) % len(urls)].replace(
             "http", "ws", 1
         )
-        if self.language == "python":
-            command = [str(self.sdk / "bin" / "python"), "-u", str(APPS / "app.py")]
-        else:
-            command = ["node", str(APPS / "app.mjs")]
+        command = {
+            "python": [str(self.sdk / "bin" / "python"), "-u", str(APPS / "app.py")],
+            "typescript": ["node", str(APPS / "app.mjs")],
+            "go": [str(self.sdk / "app")],
+            "java": [
+                *("java", "-cp"),
+                f"{self.sdk}/target/classes:{self.sdk}/target/dependency/*",
+                "App",
+            ],
+        }[self.language]
         process = Process(
             command,
             self.home / f"{self.name}-{len(self.processes)}.log",
@@ -185,8 +237,15 @@ class Process:
 
     def begin(self, workflow_id: str, *, steps: int, secs: float) -> None:
         """Have it start a workflow."""
+        self._order(f"start {workflow_id} {steps} {secs}")
+
+    def begin_failing(self, workflow_id: str) -> None:
+        """Have it start a workflow that fails."""
+        self._order(f"fail {workflow_id}")
+
+    def _order(self, line: str) -> None:
         assert self.popen.stdin is not None
-        self.popen.stdin.write(f"start {workflow_id} {steps} {secs}\n")
+        self.popen.stdin.write(f"{line}\n")
         self.popen.stdin.flush()
 
     def is_alive(self) -> bool:
@@ -250,24 +309,39 @@ class Conductor:
         key: str = json.loads(printed)["key"]
         return key
 
-    def ledger(self, application: str) -> dict[str, list[dict[str, Any]]]:
-        """Return the executors and the recoveries of an application."""
-        printed = self.manage("ledger", "--org=acme", f"--app={application}", "--json")
-        found: dict[str, list[dict[str, Any]]] = json.loads(printed)
-        return found
+    def rows(self, sql: str) -> list[tuple[Any, ...]]:
+        """Read Conductor's own database; a management command takes a second."""
+        raise NotImplementedError
 
     def healthy(self, application: str) -> list[str]:
         """Return the ids of the healthy executors."""
-        return [
-            row["executor_id"]
-            for row in self.ledger(application)["executors"]
-            if row["state"] == "HEALTHY"
-        ]
+        rows = self.rows(
+            "SELECT e.executor_id FROM executors_executor e"
+            " JOIN registry_application a ON a.id = e.application_id"
+            f" WHERE a.name = '{application}' AND e.state = 'HEALTHY'"
+        )
+        return [row[0] for row in rows]
 
     def recovery_of(self, application: str, executor_id: str) -> dict[str, Any]:
         """Return the newest ledger entry of an executor, or an empty one."""
-        rows = self.ledger(application)["recoveries"]
-        return next((row for row in rows if row["executor_id"] == executor_id), {})
+        columns = ("state", "taken_over_by", "pending_count", "pending_left")
+        rows = self.rows(
+            f"SELECT {', '.join(f'r.{name}' for name in columns)}"
+            " FROM executors_recovery r"
+            " JOIN registry_application a ON a.id = r.application_id"
+            f" WHERE a.name = '{application}' AND r.executor_id = '{executor_id}'"
+            " ORDER BY r.id DESC LIMIT 1"
+        )
+        return dict(zip(columns, rows[0], strict=True)) if rows else {}
+
+    def refusals_of(self, key_name: str) -> list[int]:
+        """Return how many attempts each row about a key counts."""
+        rows = self.rows(
+            "SELECT r.count FROM executors_rejectedconnection r"
+            " JOIN registry_apikey k ON k.id = r.api_key_id"
+            f" WHERE k.name = '{key_name}'"
+        )
+        return [row[0] for row in rows]
 
     def console(self) -> Console:
         """Sign in."""
@@ -310,6 +384,11 @@ class Embedded(Conductor):
             text=True,
         ).stdout
 
+    def rows(self, sql: str) -> list[tuple[Any, ...]]:
+        path = Path(self.environment["CONDUCTOR_DATA_DIR"]) / "conductor.sqlite3"
+        with contextlib.closing(sqlite3.connect(path, timeout=20)) as db:
+            return db.execute(sql).fetchall()
+
     def logs(self) -> str:
         return self.log_file.read_text(errors="replace")
 
@@ -332,6 +411,10 @@ class Services(Conductor):
     def manage(self, *arguments: str) -> str:
         return self.stack.manage(*arguments)
 
+    def rows(self, sql: str) -> list[tuple[Any, ...]]:
+        with psycopg.connect(self.stack.own_url) as connection:
+            return connection.execute(sql).fetchall()  # type: ignore[arg-type]
+
     def logs(self) -> str:
         return (self.stack.logs / "server.log").read_text(errors="replace")
 
@@ -351,16 +434,16 @@ class Console:
         page = self.post("/accounts/login/", login=EMAIL, password=PASSWORD)
         assert "/accounts/login" not in page.url.path, page.text
 
-    def post(self, path: str, **fields: Any) -> httpx.Response:
-        """Send a form; fail with the page's text if it is refused."""
+    def post(self, path: str, *, page: str = "/", **fields: Any) -> httpx.Response:
+        """Send a form that is on `page`; fail with the text if it is refused."""
         token = self.http.cookies["conductor_csrf"]
-        page = self.http.post(
+        answer = self.http.post(
             path,
             data={**fields, "csrfmiddlewaretoken": token},
-            headers={"Referer": f"{self.http.base_url}/"},
+            headers={"Referer": f"{str(self.http.base_url).rstrip('/')}{page}"},
         )
-        assert page.status_code == 200, f"{page.status_code} {page.text[-3000:]}"
-        return page
+        assert answer.status_code == 200, f"{answer.status_code} {answer.text[-3000:]}"
+        return answer
 
     def page(self, path: str, **query: Any) -> str:
         """Return a page's text."""
@@ -375,20 +458,11 @@ class Console:
         permission: str = "websocket.connect",
     ) -> str:
         """Make an API key, for all applications unless some are named."""
-        labels = self.page("/orgs/acme/keys/new/").split("<label")
-        ids = [
-            match[1]
-            for label in labels
-            for application in applications
-            if f">{application}<" in label
-            and (match := re.search(r'name="applications" value="(\d+)"', label))
-        ]
-        assert len(ids) == len(applications)
         page = self.post(
             "/orgs/acme/keys/new/",
             name=name,
             permissions=permission,
-            applications=ids,
+            applications=list(applications),
             expires="30",
         )
         found = re.search(r'value="(dbos_[^"]+)"', page.text)
@@ -408,11 +482,6 @@ class Console:
         """Return the text of the page of rejected connections."""
         return html.unescape(self.page("/orgs/acme/rejected/"))
 
-    def rejected_times(self, key_name: str) -> list[int]:
-        """Return how many attempts each row about a key counts."""
-        rows = self.rejections().split("<tr>")
-        return [
-            int(re.findall(r'class="num">([\d,]+)<', row)[1].replace(",", ""))
-            for row in rows
-            if f"with key {key_name}:" in row
-        ]
+    def status(self, path: str) -> int:
+        """Return the status that a page answers with."""
+        return self.http.get(path).status_code

@@ -23,6 +23,13 @@ const job = DBOS.registerWorkflow(
   { name: "job" },
 );
 
+const broken = DBOS.registerWorkflow(
+  async () => {
+    throw new Error("no such luck");
+  },
+  { name: "broken" },
+);
+
 DBOS.setConfig({
   name: process.env.APP,
   systemDatabaseUrl: process.env.APP_DATABASE_URL,
@@ -31,9 +38,11 @@ DBOS.setConfig({
 await DBOS.launch({
   conductorURL: process.env.CONDUCTOR_URL,
   conductorKey: process.env.CONDUCTOR_KEY,
+  conductorMetadataOnlyMode: Boolean(process.env.APP_METADATA_ONLY),
 });
 createInterface({ input: process.stdin }).on("line", async (line) => {
-  const [, workflowID, steps, secs] = line.split(" ");
-  await DBOS.startWorkflow(job, { workflowID })(Number(steps), Number(secs));
+  const [order, workflowID, steps, secs] = line.split(" ");
+  if (order === "fail") await DBOS.startWorkflow(broken, { workflowID })();
+  else await DBOS.startWorkflow(job, { workflowID })(Number(steps), Number(secs));
 });
 setInterval(() => {}, 1000);

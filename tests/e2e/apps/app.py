@@ -1,7 +1,8 @@
 """A DBOS application for the tests, for every SDK version; obeys lines on stdin.
 
 `start ID STEPS SECS` starts a workflow of so many steps of so many seconds. Each step
-that finishes appends one line, `ID step`, to the notes file.
+that finishes appends one line, `ID step`, to the notes file. `fail ID` starts one that
+fails.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ config: Any = {
     "system_database_url": os.environ["APP_DATABASE_URL"],
     "application_version": os.environ["APP_VERSION"],
 }
+if os.environ.get("APP_METADATA_ONLY"):
+    config["conductor_metadata_only_mode"] = True
 conductor = {
     "conductor_url": os.environ["CONDUCTOR_URL"],
     "conductor_key": os.environ["CONDUCTOR_KEY"],
@@ -44,10 +47,19 @@ def job(steps: int, secs: float) -> str:
     return f"{steps} steps done"
 
 
+@DBOS.workflow()
+def broken() -> None:
+    raise ValueError("no such luck")
+
+
 DBOS.launch()
 for line in sys.stdin:
-    _, workflow_id, steps, secs = line.split()
+    order, workflow_id, *arguments = line.split()
     with SetWorkflowID(workflow_id):
-        DBOS.start_workflow(job, int(steps), float(secs))
+        if order == "fail":
+            DBOS.start_workflow(broken)
+        else:
+            steps, secs = arguments
+            DBOS.start_workflow(job, int(steps), float(secs))
 while True:
     time.sleep(1)
