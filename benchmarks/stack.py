@@ -102,21 +102,21 @@ class Stack:
     """Conductor in services mode: web processes, a worker and beat."""
 
     def __init__(self, *, organization: str = "bench", **environment: str) -> None:
-        if not (os.environ.get("DATABASE_URL") and os.environ.get("REDIS_URL")):
+        # As a person runs it: pytest's own settings have no broker between processes.
+        inherited = {k: v for k, v in os.environ.items() if k != SETTINGS}
+        environment = inherited | environment
+        if not (environment.get("DATABASE_URL") and environment.get("REDIS_URL")):
             raise SystemExit("Set DATABASE_URL and REDIS_URL, or use `make bench`.")
         self.organization = organization
-        self.database_url = os.environ["DATABASE_URL"]
+        self.database_url = environment["DATABASE_URL"]
         self.database = f"bench_{secrets.token_hex(4)}"
         parts = urlsplit(self.database_url)
         own = urlunsplit(parts._replace(path=f"/{self.database}"))
-        # As a person runs it: pytest's own settings have no broker between processes.
-        inherited = {k: v for k, v in os.environ.items() if k != SETTINGS}
         self.environment = {
-            **inherited,
-            "DATABASE_URL": own,
-            "SECRET_KEY": secrets.token_urlsafe(50),
             "LOG_LEVEL": "WARNING",
             **environment,
+            "DATABASE_URL": own,
+            "SECRET_KEY": secrets.token_urlsafe(50),
         }
         self.own_url = own
         self.processes: list[subprocess.Popen[bytes]] = []
@@ -204,14 +204,20 @@ class Stack:
         return self._launch(
             [sys.executable, "-m", "conductor_site.server", "--role", "web"],
             PORT=str(port),
+            # Shown by PostgreSQL for each connection of the process.
+            PGAPPNAME=f"web-{port}",
         )
 
     def start_background(self, *, workers: int = 1) -> None:
         """Start Celery workers and one beat."""
         for role in ["worker"] * workers + ["beat"]:
-            self._launch(
-                [sys.executable, "-m", "conductor_site.server", "--role", role]
-            )
+            self.launch_background(role)
+
+    def launch_background(self, role: str) -> subprocess.Popen[bytes]:
+        """Start one worker or beat."""
+        return self._launch(
+            [sys.executable, "-m", "conductor_site.server", "--role", role]
+        )
 
     def _launch(
         self, command: list[str], **environment: str

@@ -141,6 +141,7 @@ class Application:
         home: Path,
         *,
         number: int = 0,
+        database_url: str = "",
     ) -> None:
         self.conductor, self.name = conductor, name
         self.language, self.version = language, version
@@ -151,7 +152,9 @@ class Application:
         home.mkdir(exist_ok=True)
         self.notes_file = home / f"{name}.notes"
         self.processes: list[Process] = []
-        if language == "python":
+        if database_url:
+            url = database_url
+        elif language == "python":
             url = f"sqlite:///{home / name}.sqlite"
         else:
             url = make_database(name.replace("-", "_"))
@@ -351,7 +354,7 @@ class Conductor:
 class Embedded(Conductor):
     """One process on SQLite, no services."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, *, timeout_secs: int = TIMEOUT_SECS) -> None:
         port = free_port()
         self.urls = [f"http://127.0.0.1:{port}"]
         self.log_file = home / "conductor.log"
@@ -359,10 +362,15 @@ class Embedded(Conductor):
         self.environment = {
             **{k: v for k, v in os.environ.items() if k not in own},
             "CONDUCTOR_DATA_DIR": str(home / "data"),
-            "CONDUCTOR_EXECUTOR_TIMEOUT_SECS": str(TIMEOUT_SECS),
+            "CONDUCTOR_EXECUTOR_TIMEOUT_SECS": str(timeout_secs),
             "PORT": str(port),
         }
-        with self.log_file.open("wb") as log:
+        self.start()
+        self.key = self.provision()
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "conductor_site.server"],
                 cwd=ROOT,
@@ -372,7 +380,6 @@ class Embedded(Conductor):
             )
         self.web_pids = [self.process.pid]
         wait_until("Conductor answers", lambda: answers(self.urls[0]), secs=60)
-        self.key = self.provision()
 
     def manage(self, *arguments: str) -> str:
         return subprocess.run(
