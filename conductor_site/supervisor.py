@@ -36,7 +36,6 @@ COMMANDS: dict[str, tuple[str, ...]] = {
         *_CELERY,
         "beat",
         "--loglevel=WARNING",
-        "--scheduler=celery.beat:Scheduler",
         "--pidfile=",
     ),
 }
