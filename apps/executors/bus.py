@@ -15,7 +15,7 @@ import asyncio
 import json
 import logging
 import uuid
-from collections.abc import Coroutine
+from collections.abc import Collection, Coroutine
 from typing import Any, cast
 
 import redis.asyncio as redis
@@ -23,7 +23,7 @@ from django.conf import settings
 from redis.exceptions import RedisError
 
 from apps.executors import sockets
-from apps.executors.sockets import Lost, NotSent, TimedOut
+from apps.executors.sockets import Key, Lost, NotSent, TimedOut
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +33,8 @@ PIECES_LIVE_SECS = 120
 # An answer travels back after the owner's own time limit; this is its travel time.
 GRACE_SECS = 2.0
 CONNECT_SECS = 3.0
+# Where all server processes listen.
+EVERYONE = "everyone"
 
 _OUTCOMES: dict[str, type[Exception]] = {
     "not_sent": NotSent,
@@ -42,20 +44,29 @@ _OUTCOMES: dict[str, type[Exception]] = {
 _NAMES = {kind: name for name, kind in _OUTCOMES.items()}
 
 
+def is_local() -> bool:
+    """Whether this process holds every socket there is (embedded mode)."""
+    return bool(settings.CONDUCTOR_EMBEDDED)
+
+
 class Bus:
     """One process' end. `address` names it; a server process uses its instance id."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, *, has_sockets: bool) -> None:
         self.address = address
+        self._channels = [f"conductor:to:{address}"]
+        if has_sockets:
+            self._channels.append(f"conductor:to:{EVERYONE}")
         self._redis: redis.Redis | None = None
         self._listener: asyncio.Task[None] | None = None
         self._listening = asyncio.Event()
         self._answers: dict[str, asyncio.Future[str]] = {}
+        self._roll_calls: dict[str, asyncio.Queue[tuple[str, set[Key]]]] = {}
         # asyncio keeps only weak references to tasks.
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def start(self) -> None:
-        if settings.CONDUCTOR_EMBEDDED:
+        if is_local():
             return
         self._redis = redis.Redis.from_url(
             settings.REDIS_URL,
@@ -110,10 +121,60 @@ class Bus:
         finally:
             self._answers.pop(request_id, None)
 
-    async def _publish(self, to: str, header: dict[str, Any], body: str) -> int:
+    async def call_roll(
+        self, keys: Collection[Key], *, timeout_s: float
+    ) -> dict[str, set[Key]] | None:
+        """Ask every server process which of these executors are connected to it.
+
+        Return each one's answer by its address; None if not all of them answered.
+        """
+        request_id = str(uuid.uuid4())
+        header = {"roll_call": request_id, "reply_to": self.address}
+        queue: asyncio.Queue[tuple[str, set[Key]]] = asyncio.Queue()
+        self._roll_calls[request_id] = queue
+        answers: dict[str, set[Key]] = {}
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._listening.wait()
+                received = await self._publish(
+                    EVERYONE, header, json.dumps(sorted(keys)), whole=True
+                )
+                while len(answers) < received:
+                    address, present = await queue.get()
+                    answers[address] = present
+        except (RedisError, OSError, TimeoutError):
+            return None
+        finally:
+            del self._roll_calls[request_id]
+        return answers
+
+    async def _answer_roll_call(self, header: dict[str, Any], body: bytes) -> None:
+        asked = json.loads(await self._collect(header, body))
+        present = sockets.connected({(key[0], key[1]) for key in asked})
+        reply = {"present": header["roll_call"], "from": self.address}
+        try:
+            await self._publish(header["reply_to"], reply, json.dumps(sorted(present)))
+        except (RedisError, OSError) as exc:
+            logger.warning("bus could not answer", extra={"error": str(exc)})
+
+    async def _note_present(self, header: dict[str, Any], body: bytes) -> None:
+        queue = self._roll_calls.get(header["present"])
+        if queue is not None:
+            present = json.loads(await self._collect(header, body))
+            queue.put_nowait((header["from"], {(key[0], key[1]) for key in present}))
+
+    @property
+    def is_listening(self) -> bool:
+        return is_local() or self._listening.is_set()
+
+    async def _publish(
+        self, to: str, header: dict[str, Any], body: str, *, whole: bool = False
+    ) -> int:
+        """Send to an address; return how many received it. `whole`: not in pieces,
+        which only one receiver could collect."""
         assert self._redis is not None
         data = body.encode()
-        if len(data) > INLINE_BYTES:
+        if len(data) > INLINE_BYTES and not whole:
             key = f"conductor:body:{uuid.uuid4()}"
             for start in range(0, len(data), PIECE_BYTES):
                 await self._redis.rpush(key, data[start : start + PIECE_BYTES])
@@ -139,16 +200,23 @@ class Bus:
         while True:
             try:
                 async with self._redis.pubsub() as pubsub:
-                    await pubsub.subscribe(f"conductor:to:{self.address}")
+                    await pubsub.subscribe(*self._channels)
                     async for message in pubsub.listen():
                         if message["type"] == "subscribe":
                             self._listening.set()
                         elif message["type"] == "message":
-                            self._received(message["data"])
+                            self._received_safely(message["data"])
             except (RedisError, OSError) as exc:
                 logger.warning("bus lost Redis; retrying", extra={"error": str(exc)})
             self._listening.clear()
             await asyncio.sleep(0.5)
+
+    def _received_safely(self, data: bytes) -> None:
+        """One message that is not ours must not end the listening."""
+        try:
+            self._received(data)
+        except Exception:
+            logger.exception("bus message not understood")
 
     def _received(self, data: bytes) -> None:
         head, _, body = data.partition(b"\n")
@@ -157,7 +225,11 @@ class Bus:
         except ValueError:
             logger.warning("bus message without a header")
             return
-        if "outcome" in header:
+        if "roll_call" in header:
+            self._spawn(self._answer_roll_call(header, body))
+        elif "present" in header:
+            self._spawn(self._note_present(header, body))
+        elif "outcome" in header:
             self._received_answer(header, body)
         else:
             self._spawn(self._serve(header, body))
@@ -213,7 +285,7 @@ async def current() -> Bus:
     global _bus, _bus_loop
     loop = asyncio.get_running_loop()
     if _bus is None or _bus_loop is not loop:
-        _bus, _bus_loop = Bus(str(uuid.uuid4())), loop
+        _bus, _bus_loop = Bus(str(uuid.uuid4()), has_sockets=False), loop
         await _bus.start()
     return _bus
 
@@ -221,9 +293,15 @@ async def current() -> Bus:
 async def open_as(address: str) -> Bus:
     """Open this process' bus under an instance's address (a server process)."""
     global _bus, _bus_loop
-    _bus, _bus_loop = Bus(address), asyncio.get_running_loop()
+    _bus = Bus(address, has_sockets=True)
+    _bus_loop = asyncio.get_running_loop()
     await _bus.start()
     return _bus
+
+
+def is_listening() -> bool:
+    """Whether other processes reach this one."""
+    return _bus is not None and _bus.is_listening
 
 
 async def close() -> None:

@@ -49,4 +49,10 @@ def run(coroutine: Coroutine[Any, Any, T], *, timeout_s: float) -> T:
     if running is loop:
         coroutine.close()
         raise RuntimeError("blocking call on the event loop's own thread")
-    return asyncio.run_coroutine_threadsafe(coroutine, loop).result(timeout_s)
+    future = asyncio.run_coroutine_threadsafe(coroutine, loop)
+    try:
+        return future.result(timeout_s)
+    except TimeoutError:
+        # What is given up must not happen later.
+        future.cancel()
+        raise

@@ -15,8 +15,9 @@ from datetime import datetime, timedelta
 from django.db import transaction
 from django.db.models import Q
 
-from apps.executors import clock, live
+from apps.executors import clock, live, rollcall
 from apps.executors.models import Executor, Instance, PresenceClock, Recovery
+from apps.executors.sockets import Key
 from apps.registry.models import ApiKey
 
 logger = logging.getLogger(__name__)
@@ -25,8 +26,11 @@ BEAT_SECS = 2.0
 # An instance that missed this much of its beats is gone, and its sockets with it.
 STALE_AFTER = timedelta(seconds=8)
 # When no instance at all beat for longer than this, nobody could have noticed an
-# executor coming back: every disconnect clock starts anew.
+# executor coming back: every disconnect clock starts anew. A clock that jumps looks
+# the same, and is treated the same.
 OUTAGE_AFTER = timedelta(seconds=2 * BEAT_SECS)
+# How long an order may keep its executors fenced: longer than all it may take.
+LEASE = timedelta(seconds=60)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +49,7 @@ class Registration:
     remote_ip: str = ""
 
     @property
-    def key(self) -> tuple[int, str]:
+    def key(self) -> Key:
         return self.application_id, self.executor_id
 
 
@@ -63,7 +67,8 @@ def register(registrations: Sequence[Registration], *, instance_id: str) -> Regi
     Concurrency: the executor rows are locked first, as `recovery.claim` does. An
     executor that an order on its way names (a recovery REQUESTED under a lease) is
     *fenced*: left as it is and returned, to be tried again when the order is answered.
-    So no order can name an executor that is HEALTHY.
+    So no order can name an executor that is HEALTHY. While nobody witnesses the clock
+    no lease counts as run out.
     """
     latest = {item.key: item for item in registrations}
     applications = {item.application_id for item in latest.values()}
@@ -91,6 +96,7 @@ def _close_recoveries_of(
 ) -> set[tuple[int, str]]:
     """Close the recoveries of executors that returned; return the fenced keys."""
     wanted = set(keys)
+    clock_holds = is_witnessed(now)
     fenced: set[tuple[int, str]] = set()
     recoveries = Recovery.objects.select_for_update().filter(
         application_id__in=applications,
@@ -104,7 +110,7 @@ def _close_recoveries_of(
         if (
             recovery.state == Recovery.State.REQUESTED
             and recovery.lease_expires_at is not None
-            and recovery.lease_expires_at > now
+            and (recovery.lease_expires_at > now or not clock_holds)
         ):
             fenced.add(key)
             continue
@@ -191,26 +197,59 @@ def _touch_keys(key_ids: set[int], now: datetime) -> None:
 
 
 def disconnect(connection_ids: Sequence[str]) -> int:
-    """`HEALTHY → DISCONNECTED` where the connection is still the one that closed."""
-    now = clock.now()
-    return Executor.objects.filter(
+    """`HEALTHY → DISCONNECTED` where the connection is still the one that closed.
+
+    Concurrency: locks in the order of `register`, or the two could wait for each other.
+    """
+    closed = Executor.objects.filter(
         connection_id__in=connection_ids, state=Executor.State.HEALTHY
-    ).update(state=Executor.State.DISCONNECTED, disconnected_at=now, updated_at=now)
+    )
+    with transaction.atomic():
+        locked = closed.select_for_update().order_by("pk")
+        ids = list(locked.values_list("pk", flat=True))
+        return _mark_disconnected(ids, clock.now())
 
 
-def beat(*, instance_id: str, hostname: str) -> None:
+def _mark_disconnected(ids: Sequence[int], now: datetime) -> int:
+    return Executor.objects.filter(pk__in=ids).update(
+        state=Executor.State.DISCONNECTED, disconnected_at=now, updated_at=now
+    )
+
+
+def is_witnessed(now: datetime) -> bool:
+    """Whether some instance beat just now, by this clock.
+
+    If not, there is an outage, or the clock jumped: then nobody may be declared dead,
+    no order given, and no lease taken for run out, until the next beat settles it.
+    """
+    alive_at = PresenceClock.objects.values_list("alive_at", flat=True).first()
+    return alive_at is not None and abs(now - alive_at) <= OUTAGE_AFTER
+
+
+def alive_instances(now: datetime) -> set[str]:
+    """Return the instances whose beats are fresh."""
+    fresh = Instance.objects.filter(
+        beat_at__range=(now - STALE_AFTER, now + STALE_AFTER)
+    )
+    return set(fresh.values_list("pk", flat=True))
+
+
+def beat(*, instance_id: str, hostname: str, idle: timedelta | None = None) -> None:
     """Say that this instance is alive; restart every disconnect clock after an outage.
 
     An outage is a time in which no instance beat: stopped, or without its database.
+    `idle` is how long ago this instance beat last, by a clock that cannot jump.
     """
     with transaction.atomic():
         PresenceClock.objects.get_or_create(pk=1)
         shared = PresenceClock.objects.select_for_update().get(pk=1)
         now = clock.now()
+        gap = now - shared.alive_at
         others = Instance.objects.exclude(pk=instance_id)
         is_first = not Instance.objects.filter(pk=instance_id).exists()
-        alone = not others.filter(beat_at__gte=now - STALE_AFTER).exists()
-        if now - shared.alive_at > OUTAGE_AFTER or (is_first and alone):
+        alone = not alive_instances(now) - {instance_id}
+        jumped = gap < -OUTAGE_AFTER or (idle is not None and gap > idle + OUTAGE_AFTER)
+        if gap > OUTAGE_AFTER or jumped or (is_first and alone):
             restarted = Executor.objects.filter(
                 state=Executor.State.DISCONNECTED
             ).update(disconnected_at=now)
@@ -218,9 +257,11 @@ def beat(*, instance_id: str, hostname: str) -> None:
                 "no instance was alive; disconnect clocks restarted",
                 extra={
                     "executors": restarted,
-                    "outage_s": round((now - shared.alive_at).total_seconds(), 1),
+                    "outage_s": round(gap.total_seconds(), 1),
                 },
             )
+        if jumped:
+            _restart_recovery_clocks(now)
         PresenceClock.objects.filter(pk=1).update(alive_at=now)
         Instance.objects.update_or_create(
             pk=instance_id, defaults={"beat_at": now, "hostname": hostname}
@@ -228,43 +269,61 @@ def beat(*, instance_id: str, hostname: str) -> None:
         others.filter(beat_at__lt=now - timedelta(days=1)).delete()
 
 
+def _restart_recovery_clocks(now: datetime) -> None:
+    """The clock jumped: what was to happen at a time of the old one is due by the new.
+
+    Concurrency: orders may be on their way, so their leases begin anew.
+    """
+    logger.warning("the clock jumped; leases and retries start anew")
+    Recovery.objects.filter(state=Recovery.State.REQUESTED).update(
+        lease_expires_at=now + LEASE
+    )
+    Recovery.objects.filter(state=Recovery.State.WAITING).update(next_try_at=now)
+
+
 def retire_instance(*, instance_id: str) -> None:
     """Take an instance that stops in good order off the list."""
     Instance.objects.filter(pk=instance_id).delete()
 
 
-def lost_connections(
-    *, instance_id: str, connections: dict[str, tuple[int, str]]
-) -> tuple[list[str], list[str]]:
-    """Compare our open sockets (`connection_id → (application_id, executor_id)`) with
-    the rows. Return those to register again, and those that a newer one superseded.
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """How our open sockets and the rows differ."""
 
-    Queries: one count while all is well.
+    # Connections that no row knows: to be registered again.
+    unknown: list[str]
+    # Connections whose executor has a newer one. They stay open and take over when
+    # that one closes: two living processes may report the same id, and closing the
+    # older would have them chase each other for ever.
+    outdated: list[str]
+    # Connections that only rows know.
+    gone: list[str]
+
+
+def find_drift(*, instance_id: str, connections: dict[str, Key]) -> Drift:
+    """Compare our open sockets (`connection_id → executor`) with the rows.
+
+    Queries: one while all is well.
     """
-    healthy = Executor.objects.filter(
-        instance_id=instance_id, state=Executor.State.HEALTHY
+    known = set(
+        Executor.objects.filter(
+            instance_id=instance_id, state=Executor.State.HEALTHY
+        ).values_list("connection_id", flat=True)
     )
-    if healthy.count() == len(connections):
-        return [], []
-    known = set(healthy.values_list("connection_id", flat=True))
-    missing = {c: key for c, key in connections.items() if c not in known}
-    again: list[str] = []
-    superseded: list[str] = []
-    for chunk in _chunks(list(missing), 500):
+    missing = [c for c in connections if c not in known]
+    unknown: list[str] = []
+    outdated: list[str] = []
+    for chunk in _chunks(missing, 500):
         rows = Executor.objects.filter(
-            application_id__in={missing[c][0] for c in chunk},
-            executor_id__in={missing[c][1] for c in chunk},
-        ).values_list("application_id", "executor_id", "connection_id", "state")
-        current = {(a, e): (c, s) for a, e, c, s in rows}
+            application_id__in={connections[c][0] for c in chunk},
+            executor_id__in={connections[c][1] for c in chunk},
+            state=Executor.State.HEALTHY,
+        ).values_list("application_id", "executor_id")
+        current = set(rows)
         for connection_id in chunk:
-            row = current.get(missing[connection_id])
-            newer = (
-                row is not None
-                and row[0] != connection_id
-                and row[1] == Executor.State.HEALTHY
-            )
-            (superseded if newer else again).append(connection_id)
-    return again, superseded
+            has_newer = connections[connection_id] in current
+            (outdated if has_newer else unknown).append(connection_id)
+    return Drift(unknown, outdated, list(known - connections.keys()))
 
 
 def sweep() -> tuple[int, int]:
@@ -273,29 +332,42 @@ def sweep() -> tuple[int, int]:
     Does nothing while no instance is alive: then nobody could come back.
     """
     now = clock.now()
-    alive = set(
-        Instance.objects.filter(beat_at__gte=now - STALE_AFTER).values_list(
-            "pk", flat=True
-        )
-    )
-    if not alive:
+    alive = alive_instances(now)
+    if not alive or not is_witnessed(now):
         return 0, 0
-    orphaned = (
-        Executor.objects.filter(state=Executor.State.HEALTHY)
-        .exclude(instance_id__in=alive)
-        .update(state=Executor.State.DISCONNECTED, disconnected_at=now, updated_at=now)
-    )
-    dead = 0
-    while found := _declare_dead(limit=500):
+    orphaned = dead = 0
+    while found := _disconnect_orphans(alive, now, limit=500):
+        orphaned += found
+    while overdue := _overdue(now, limit=500):
+        try:
+            found = _declare_dead(overdue, now, alive)
+        except rollcall.Unknown as exc:
+            logger.warning("nobody declared dead", extra={"reason": exc.message})
+            break
         dead += found
+        if not found:
+            break
     if orphaned or dead:
         logger.info("presence swept", extra={"disconnected": orphaned, "dead": dead})
     return orphaned, dead
 
 
-def _declare_dead(*, limit: int) -> int:
-    """`DISCONNECTED → DEAD` for those overdue, each with its recovery row."""
-    now = clock.now()
+def _disconnect_orphans(alive: set[str], now: datetime, *, limit: int) -> int:
+    """`HEALTHY → DISCONNECTED` for the executors of lost instances.
+
+    An executor that connected lately has an instance that had no time to beat.
+    """
+    orphans = Executor.objects.filter(
+        state=Executor.State.HEALTHY, connected_at__lt=now - STALE_AFTER
+    ).exclude(instance_id__in=alive)
+    with transaction.atomic():
+        locked = orphans.select_for_update(skip_locked=True).order_by("pk")
+        ids = list(locked.values_list("pk", flat=True)[:limit])
+        return _mark_disconnected(ids, now)
+
+
+def _overdue(now: datetime, *, limit: int) -> list[Executor]:
+    """Return executors that are DISCONNECTED for longer than their timeout."""
     waiting = Executor.objects.filter(state=Executor.State.DISCONNECTED)
     timeouts = waiting.values_list(
         "application_id", "application__executor_timeout_secs"
@@ -305,13 +377,29 @@ def _declare_dead(*, limit: int) -> int:
         limit_at = now - timedelta(seconds=seconds)
         overdue |= Q(application_id=application_id, disconnected_at__lte=limit_at)
     if not overdue:
-        return 0
+        return []
+    return list(waiting.filter(overdue).order_by("pk")[:limit])
+
+
+def _declare_dead(overdue: list[Executor], now: datetime, alive: set[str]) -> int:
+    """`DISCONNECTED → DEAD` for those that no server is connected to, each with its
+    recovery row; the clock of the others starts anew. Compare-and-set.
+
+    Raises: rollcall.Unknown.
+    """
+    present = rollcall.connected(
+        {(row.application_id, row.executor_id) for row in overdue}, instances=alive
+    )
+    here = [r.pk for r in overdue if (r.application_id, r.executor_id) in present]
+    absent = [(r.pk, r.disconnected_at) for r in overdue if r.pk not in set(here)]
+    _mark_disconnected_anew(here, now)
+    since = dict(absent)
     with transaction.atomic():
-        rows = list(
-            waiting.filter(overdue)
-            .select_for_update(skip_locked=True, of=("self",))
-            .order_by("pk")[:limit]
+        locked = Executor.objects.select_for_update(skip_locked=True).filter(
+            pk__in=since, state=Executor.State.DISCONNECTED
         )
+        # One that came and went again meanwhile has a clock of its own.
+        rows = [r for r in locked.order_by("pk") if r.disconnected_at == since[r.pk]]
         Executor.objects.filter(pk__in=[row.pk for row in rows]).update(
             state=Executor.State.DEAD, dead_at=now, updated_at=now
         )
@@ -334,6 +422,15 @@ def _declare_dead(*, limit: int) -> int:
     for application_id in {row.application_id for row in rows}:
         live.announce(application_id)
     return len(rows)
+
+
+def _mark_disconnected_anew(ids: Sequence[int], now: datetime) -> None:
+    """They are connected to a server that cannot write it yet."""
+    if ids:
+        logger.warning("not dead, only not registered", extra={"executors": len(ids)})
+        Executor.objects.filter(pk__in=ids, state=Executor.State.DISCONNECTED).update(
+            disconnected_at=now
+        )
 
 
 def _chunks(items: list[str], size: int) -> Iterable[list[str]]:

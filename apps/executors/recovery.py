@@ -17,21 +17,22 @@ from __future__ import annotations
 
 import logging
 import random
+import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import TypeVar
+from functools import partial
 
-from django.db import connections, transaction
+from django.db import transaction
 from django.db.models import F, Q
 from django.db.models.functions import Coalesce
 
 from apps import errors
-from apps.executors import clock, gateway, live
+from apps.executors import clock, gateway, live, presence, rollcall
 from apps.executors.gateway import Target
+from apps.executors.lanes import Lanes
 from apps.executors.models import Executor, Recovery, RecoveryAttempt
 from apps.executors.protocol import codec, messages
 from apps.executors.protocol.rows import WorkflowRow
@@ -49,17 +50,19 @@ PROOF_TIMEOUT_S = 10.0
 LOOK_TIMEOUT_S = 5.0
 PENDING_SAMPLE = 50
 PENDING_LIMIT = 1_000
-# Longer than everything that happens under it: look, order, and travel.
-LEASE = timedelta(seconds=60)
+# After an order, proofs are asked for this long; with the order itself, and the last
+# proof, that is shorter than the lease.
+PROVE_SECS = 15.0
 RECHECK_WAITING = timedelta(seconds=30)
 FIRST_RETRY_S = 2.0
 MAX_RETRY_S = 60.0
 MAX_DOUBLINGS = 10
-PARALLEL_ORDERS = 8
 
 State = Recovery.State
-A = TypeVar("A")
-R = TypeVar("R")
+# Each holds a database connection while it waits for an executor.
+_lanes = Lanes("recovery", per_owner=4, total=16)
+_in_hand: set[int] = set()
+_in_hand_lock = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,32 +99,55 @@ def sweep() -> int:
     """One pass over the due recoveries; return how many were confirmed.
 
     Safe to run at any time, in any number of processes. Orders go out before proofs are
-    asked for, and one executor that hangs holds up neither.
+    asked for.
     """
-    orders, strays = _plan(clock.now())
-    if len(orders) + len(strays) <= 1:
-        return sum(_prove_all(taken) for taken in map(_give, orders) if taken) + sum(
-            _examine_stray(stray) for stray in strays
-        )
-    with ThreadPoolExecutor(PARALLEL_ORDERS, thread_name_prefix="recovery") as pool:
-        given = [pool.submit(_in_thread, _give, order) for order in orders]
-        proofs = [pool.submit(_in_thread, _examine_stray, stray) for stray in strays]
-        proofs.extend(
-            pool.submit(_in_thread, _prove_all, taken)
-            for done in as_completed(given)
-            if (taken := done.result())
-        )
-        return sum(done.result() or 0 for done in proofs)
+    orders, strays = _plan(clock.now(), leave_out=frozenset())
+    given = [taken for order in orders if (taken := _give(order))]
+    return sum(map(_prove_all, given)) + sum(map(_examine_stray, strays))
 
 
-def _in_thread(function: Callable[[A], R], argument: A) -> R | None:
+def sweep_in_background() -> None:
+    """`sweep`, without waiting for any executor: one that hangs holds up nobody."""
+    with _in_hand_lock:
+        busy = frozenset(_in_hand)
+    orders, strays = _plan(clock.now(), leave_out=busy)
+    for function, order in [(_give_then_prove, order) for order in orders] + [
+        (_examine_then_let_go, stray) for stray in strays
+    ]:
+        with _in_hand_lock:
+            _in_hand.update(order.recovery_ids)
+        _lanes.submit(order.application.pk, partial(function, order))
+
+
+def _give_then_prove(order: Order) -> None:
+    taken = None
     try:
-        return function(argument)
-    except errors.ConductorError as exc:
-        logger.warning("recovery pass failed", extra={"error": exc.message})
-        return None
+        taken = _give(order)
     finally:
-        connections.close_all()
+        if taken is None:
+            _let_go(order)
+    if taken is not None:
+        # Behind the orders that still wait: those matter more than proofs.
+        _lanes.submit(order.application.pk, partial(_prove_then_let_go, taken))
+
+
+def _prove_then_let_go(taken: HandOver) -> None:
+    try:
+        _prove_all(taken)
+    finally:
+        _let_go(taken.order)
+
+
+def _examine_then_let_go(stray: Order) -> None:
+    try:
+        _examine_stray(stray)
+    finally:
+        _let_go(stray)
+
+
+def _let_go(order: Order) -> None:
+    with _in_hand_lock:
+        _in_hand.difference_update(order.recovery_ids)
 
 
 def retry_now(*, actor: Actor, recovery: Recovery) -> None:
@@ -152,13 +178,19 @@ def _due(now: datetime) -> Q:
     )
 
 
-def _plan(now: datetime) -> tuple[list[Order], list[Order]]:
+def _plan(
+    now: datetime, *, leave_out: frozenset[int]
+) -> tuple[list[Order], list[Order]]:
     """Return the orders to give, and the strays: those of a version that nobody runs,
     with an executor of another version that can at least be asked about them."""
+    if not presence.is_witnessed(now):
+        return [], []
     groups: dict[tuple[int, str], list[Recovery]] = defaultdict(list)
     due = Recovery.objects.filter(_due(now)).select_related("application")
     for recovery in due.order_by("next_try_at", "pk")[:DUE_LIMIT]:
-        groups[recovery.application_id, recovery.application_version].append(recovery)
+        if recovery.pk not in leave_out:
+            version = recovery.application_version
+            groups[recovery.application_id, version].append(recovery)
     orders: list[Order] = []
     strays: list[Order] = []
     for (_, version), recoveries in groups.items():
@@ -197,14 +229,27 @@ def _spread(
 def _wait_for_version(
     recoveries: Sequence[Recovery], version: str, now: datetime
 ) -> None:
-    Recovery.objects.filter(
-        _due(now), pk__in=[recovery.pk for recovery in recoveries]
-    ).update(
-        state=State.WAITING,
-        lease_expires_at=None,
-        next_try_at=now + RECHECK_WAITING,
-        waiting_reason=f"No healthy executor runs version {version}."[:300],
-    )
+    """Concurrency: an executor of the version that is being registered right now either
+    holds these rows, to make them due, or is seen here."""
+    with transaction.atomic():
+        due = Recovery.objects.filter(
+            _due(now), pk__in=[recovery.pk for recovery in recoveries]
+        )
+        locked = due.select_for_update(skip_locked=True).order_by("pk")
+        ids = list(locked.values_list("pk", flat=True))
+        arrived = Executor.objects.filter(
+            application=recoveries[0].application,
+            application_version=version,
+            state=Executor.State.HEALTHY,
+        )
+        if arrived.exists():
+            return
+        Recovery.objects.filter(pk__in=ids).update(
+            state=State.WAITING,
+            lease_expires_at=None,
+            next_try_at=now + RECHECK_WAITING,
+            waiting_reason=f"No healthy executor runs version {version}."[:300],
+        )
 
 
 # --- 2. Claim --------------------------------------------------------------------
@@ -217,6 +262,8 @@ def claim(order: Order) -> list[Recovery]:
     only recoveries whose executor is DEAD; none of these can become HEALTHY before
     the lease is given back or runs out.
     """
+    if not presence.is_witnessed(clock.now()):
+        return []
     with transaction.atomic():
         wanted = Recovery.objects.filter(pk__in=order.recovery_ids)
         dead = set(
@@ -237,9 +284,8 @@ def claim(order: Order) -> list[Recovery]:
         )
         Recovery.objects.filter(pk__in=[r.pk for r in claimed]).update(
             state=State.REQUESTED,
-            lease_expires_at=now + LEASE,
+            lease_expires_at=now + presence.LEASE,
             attempts=F("attempts") + 1,
-            requested_at=Coalesce("requested_at", now),
             taken_over_by=order.target.executor_id,
             waiting_reason="",
         )
@@ -259,7 +305,18 @@ def _give(order: Order) -> HandOver | None:
     live.announce(order.application.pk)
     taken = HandOver(order, claimed, Left(), clock.now(), time.monotonic())
     taken.left = _look(order, claimed)
-    request = messages.Recovery(executor_ids=tuple(r.executor_id for r in claimed))
+    try:
+        _leave_the_living(taken)
+    except rollcall.Unknown as exc:
+        outcome = RecoveryAttempt.Outcome.FAILED
+        for recovery in taken.claimed:
+            _try_again(taken, recovery, outcome, exc.message)
+        return None
+    if not taken.claimed:
+        return None
+    request = messages.Recovery(
+        executor_ids=tuple(recovery.executor_id for recovery in taken.claimed)
+    )
     try:
         gateway.ask(
             order.application,
@@ -273,23 +330,76 @@ def _give(order: Order) -> HandOver | None:
             if isinstance(exc, errors.ExecutorRefused)
             else RecoveryAttempt.Outcome.FAILED
         )
-        for recovery in claimed:
+        for recovery in taken.claimed:
             _try_again(taken, recovery, outcome, exc.message)
         return None
     logger.info(
         "recovery ordered",
         extra={
             "application": order.application.name,
-            "executors": len(claimed),
+            "executors": len(taken.claimed),
             "target": order.target.executor_id,
         },
     )
     return taken
 
 
+def _leave_the_living(taken: HandOver) -> None:
+    """The last look before an order: keep only those whose executor no server is
+    connected to, and which are still ours to order. Raises: rollcall.Unknown."""
+    application_id = taken.order.application.pk
+    living = rollcall.connected(
+        {(application_id, recovery.executor_id) for recovery in taken.claimed},
+        instances=presence.alive_instances(clock.now()),
+    )
+    gone: list[Recovery] = []
+    for recovery in taken.claimed:
+        if (application_id, recovery.executor_id) in living:
+            outcome = RecoveryAttempt.Outcome.FAILED
+            _try_again(taken, recovery, outcome, "It is connected; nobody was told.")
+        else:
+            gone.append(recovery)
+    taken.claimed = _renew(gone)
+
+
+def _renew(claimed: Sequence[Recovery]) -> list[Recovery]:
+    """Begin the leases anew; return only those that are still ours."""
+    ours = {recovery.pk: recovery.attempts for recovery in claimed}
+    with transaction.atomic():
+        now = clock.now()
+        locked = Recovery.objects.select_for_update().filter(
+            pk__in=ours, state=State.REQUESTED, lease_expires_at__gt=now
+        )
+        attempts = dict(locked.order_by("pk").values_list("pk", "attempts"))
+        kept = [r for r in claimed if attempts.get(r.pk) == r.attempts]
+        Recovery.objects.filter(pk__in=[recovery.pk for recovery in kept]).update(
+            lease_expires_at=now + presence.LEASE,
+            requested_at=Coalesce("requested_at", now),
+        )
+    return kept
+
+
 def _prove_all(taken: HandOver) -> int:
+    """Ask for each proof. The first failure of the asking ends it: one executor that
+    hangs must not be waited for a hundred times, nor longer than the leases last."""
+    confirmed = 0
+    until = time.monotonic() + PROVE_SECS
+    problem = ""
     try:
-        return sum(_prove(taken, recovery) for recovery in taken.claimed)
+        for recovery in _renew(taken.claimed):
+            if not problem and time.monotonic() > until:
+                problem = "there was no time left to ask for it."
+            if problem:
+                outcome = RecoveryAttempt.Outcome.FAILED
+                _try_again(taken, recovery, outcome, f"No proof: {problem}")
+                continue
+            try:
+                confirmed += _prove(taken, recovery)
+            except errors.ConductorError as exc:
+                problem = exc.message
+                outcome = RecoveryAttempt.Outcome.FAILED
+                _try_again(taken, recovery, outcome, f"No proof: {problem}")
+        return confirmed
     finally:
         live.announce(taken.order.application.pk)
 
@@ -320,19 +430,15 @@ def _look(order: Order, claimed: Sequence[Recovery]) -> Left:
 
 
 def _prove(taken: HandOver, recovery: Recovery) -> int:
-    try:
-        answer = gateway.answer(
-            taken.order.application,
-            messages.ExistPendingWorkflows(
-                executor_id=recovery.executor_id,
-                application_version=recovery.application_version,
-            ),
-            timeout_s=PROOF_TIMEOUT_S,
-        )
-    except errors.ConductorError as exc:
-        outcome = RecoveryAttempt.Outcome.FAILED
-        _try_again(taken, recovery, outcome, f"No proof: {exc.message}")
-        return 0
+    """Ask for the proof and act on it. Raises: what `gateway.answer` raises."""
+    answer = gateway.answer(
+        taken.order.application,
+        messages.ExistPendingWorkflows(
+            executor_id=recovery.executor_id,
+            application_version=recovery.application_version,
+        ),
+        timeout_s=PROOF_TIMEOUT_S,
+    )
     if answer.reply.exist is not False:
         # No clear answer is no proof.
         _try_again(
@@ -346,8 +452,12 @@ def _prove(taken: HandOver, recovery: Recovery) -> int:
 
 
 def _confirm(taken: HandOver, recovery: Recovery, witness: Target) -> int:
-    """`REQUESTED → CONFIRMED`, and the executor's row goes. Compare-and-set."""
+    """`REQUESTED → CONFIRMED`, and the executor's row goes. Compare-and-set.
+
+    Concurrency: locks the executor first, as everybody does.
+    """
     with transaction.atomic():
+        remains = _lock_dead(recovery)
         now = clock.now()
         changed = Recovery.objects.filter(
             pk=recovery.pk, state=State.REQUESTED, attempts=recovery.attempts
@@ -365,12 +475,18 @@ def _confirm(taken: HandOver, recovery: Recovery, witness: Target) -> int:
         if changed != 1:
             return 0
         _record_attempt(taken, recovery, RecoveryAttempt.Outcome.CONFIRMED, "")
-        Executor.objects.filter(
-            application_id=recovery.application_id,
-            executor_id=recovery.executor_id,
-            state=Executor.State.DEAD,
-        ).delete()
+        Executor.objects.filter(pk__in=remains).delete()
     return 1
+
+
+def _lock_dead(recovery: Recovery) -> list[int]:
+    """Lock the dead executor's row and return its key, if it is still there."""
+    dead = Executor.objects.select_for_update().filter(
+        application_id=recovery.application_id,
+        executor_id=recovery.executor_id,
+        state=Executor.State.DEAD,
+    )
+    return list(dead.values_list("pk", flat=True))
 
 
 def _try_again(
@@ -458,6 +574,7 @@ def _examine_stray(stray: Order) -> int:
 
 def _confirm_nothing_left(recovery: Recovery, proved_by: str) -> int:
     with transaction.atomic():
+        remains = _lock_dead(recovery)
         changed = Recovery.objects.filter(pk=recovery.pk, state=State.WAITING).update(
             state=State.CONFIRMED,
             confirmed_at=clock.now(),
@@ -467,9 +584,5 @@ def _confirm_nothing_left(recovery: Recovery, proved_by: str) -> int:
             waiting_reason="",
         )
         if changed:
-            Executor.objects.filter(
-                application_id=recovery.application_id,
-                executor_id=recovery.executor_id,
-                state=Executor.State.DEAD,
-            ).delete()
+            Executor.objects.filter(pk__in=remains).delete()
     return changed

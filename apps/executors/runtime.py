@@ -14,10 +14,12 @@ import asyncio
 import logging
 import socket as network
 import threading
+import time
 import uuid
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 from django.db import close_old_connections, connections
@@ -35,7 +37,7 @@ COLLECT_SECS = 0.02
 BATCH_LIMIT = 500
 FENCED_RETRY_SECS = 0.5
 DATABASE_RETRY_SECS = 1.0
-SUPERSEDED = 1000
+TRY_ANOTHER_SERVER = 1013
 POLICY_VIOLATION = 1008
 
 
@@ -163,7 +165,13 @@ async def _write_forever(instance: _Instance) -> None:
         await asyncio.sleep(COLLECT_SECS)
         instance.wake.clear()
         while instance.registrations or instance.disconnects:
-            if not await _write_batch(instance):
+            try:
+                written = await _write_batch(instance)
+            except Exception:
+                # Without its writer a server would look well and know nobody.
+                logger.exception("presence not written; retrying")
+                written = False
+            if not written:
                 await asyncio.sleep(DATABASE_RETRY_SECS)
 
 
@@ -184,7 +192,10 @@ async def _write_batch(instance: _Instance) -> bool:
         logger.warning("presence not written; retrying", extra={"error": str(exc)})
         return False
     except DatabaseError:
-        result = await _write_singly(instance, registrations, disconnects)
+        if not registrations:
+            raise
+        result = await _write_singly(instance, registrations)
+        disconnects = []
     del instance.registrations[: len(registrations)]
     del instance.disconnects[: len(disconnects)]
     if result.fenced:
@@ -196,7 +207,7 @@ async def _write_batch(instance: _Instance) -> bool:
 
 
 async def _write_singly(
-    instance: _Instance, registrations: list[Registration], disconnects: list[str]
+    instance: _Instance, registrations: list[Registration]
 ) -> presence.Registered:
     """Something in the batch cannot be stored. One executor must not keep the others
     from being registered: each is written alone, and the one that fails is closed."""
@@ -219,7 +230,6 @@ async def _write_singly(
         else:
             fenced += result.fenced
             woke = woke or result.woke_recoveries
-    await _in_database(instance, _write, [], disconnects, instance.id)
     return presence.Registered(fenced, woke)
 
 
@@ -269,12 +279,16 @@ async def _in_database(
 
 
 def _beat_until_stopped(instance: _Instance) -> None:
+    last = None
     while True:
         close_old_connections()
         try:
-            _beat_once(instance)
+            idle = None if last is None else timedelta(seconds=_steady() - last)
+            _beat_once(instance, idle)
+            last = _steady()
         except (DatabaseError, InterfaceError) as exc:
             logger.warning("beat failed; retrying", extra={"error": str(exc)})
+            _give_up_if_cut_off(instance, last)
         except Exception:
             logger.exception("beat failed; retrying")
         if instance.stopping.wait(presence.BEAT_SECS):
@@ -282,22 +296,41 @@ def _beat_until_stopped(instance: _Instance) -> None:
             return
 
 
-def _beat_once(instance: _Instance) -> None:
-    presence.beat(instance_id=instance.id, hostname=instance.hostname)
+def _steady() -> float:
+    """Seconds of a clock that nobody sets, and that runs while the machine sleeps."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
+def _give_up_if_cut_off(instance: _Instance, last: float | None) -> None:
+    """Without the database and the bus nobody can know that our executors live. Let
+    them go while there is time to come back, to a server that is not cut off."""
+    if last is None or bus.is_listening():
+        return
+    if _steady() - last > presence.STALE_AFTER.total_seconds():
+        instance.loop.call_soon_threadsafe(_dismiss_everyone)
+
+
+def _dismiss_everyone() -> None:
+    for connection_id in list(sockets.open_sockets):
+        _dismiss(
+            connection_id, TRY_ANOTHER_SERVER, "this server lost its database and Redis"
+        )
+
+
+def _beat_once(instance: _Instance, idle: timedelta | None) -> None:
+    presence.beat(instance_id=instance.id, hostname=instance.hostname, idle=idle)
     settled = _settled_sockets(instance)
-    again, superseded = presence.lost_connections(
+    drift = presence.find_drift(
         instance_id=instance.id,
         connections={
-            connection_id: (s.registration.application_id, s.registration.executor_id)
-            for connection_id, s in settled.items()
-            if s.registration is not None
+            connection_id: socket.registration.key
+            for connection_id, socket in settled.items()
+            if socket.registration is not None
         },
     )
     unwelcome = _unwelcome(settled)
-    if again or superseded or unwelcome:
-        instance.loop.call_soon_threadsafe(
-            _repair, instance, again, superseded, unwelcome
-        )
+    if drift.unknown or drift.outdated or drift.gone or unwelcome:
+        instance.loop.call_soon_threadsafe(_repair, instance, drift, unwelcome)
     admission.flush_rejections()
 
 
@@ -322,20 +355,23 @@ def _unwelcome(settled: dict[str, Socket]) -> dict[str, str]:
 
 
 def _repair(
-    instance: _Instance,
-    again: list[str],
-    superseded: list[str],
-    unwelcome: dict[str, str],
+    instance: _Instance, drift: presence.Drift, unwelcome: dict[str, str]
 ) -> None:
-    for connection_id in again:
+    for connection_id in drift.unknown:
         socket = sockets.open_sockets.get(connection_id)
         if socket is not None and socket.registration is not None:
             instance.registrations.append(socket.registration)
-            instance.wake.set()
-    for connection_id in superseded:
-        _dismiss(
-            connection_id, SUPERSEDED, "a newer connection of this executor took over"
-        )
+    for connection_id in drift.outdated:
+        socket = sockets.open_sockets.get(connection_id)
+        if socket is not None and not socket.is_outdated:
+            socket.is_outdated = True
+            logger.warning(
+                "an executor id has two connections",
+                extra={"connection": connection_id},
+            )
+    # One that was registered since the comparison began is open here.
+    instance.disconnects += [c for c in drift.gone if c not in sockets.open_sockets]
+    instance.wake.set()
     if unwelcome:
         # It comes back within a second, and is then to hear the reason again.
         admission.forget_verdicts()

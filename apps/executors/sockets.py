@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from apps.executors.presence import Registration
 from apps.executors.protocol import codec
+
+if TYPE_CHECKING:
+    from apps.executors.presence import Registration
 
 logger = logging.getLogger(__name__)
 
@@ -19,6 +22,9 @@ logger = logging.getLogger(__name__)
 # builds up (protocol reference 1.7, 1.8), so few are sent before the first answer.
 IN_FLIGHT_LIMIT = 4
 QUEUE_LIMIT = 256
+
+# An executor: its application's id, and the id it reports.
+Key = tuple[int, str]
 
 
 class NotSent(Exception):
@@ -44,6 +50,8 @@ class Socket:
     close: Callable[[int, str], Awaitable[None]]
     registration: Registration | None = None
     is_open: bool = True
+    # Its executor has a newer connection; see presence.Drift.
+    is_outdated: bool = False
     _pending: dict[str, asyncio.Future[str]] = field(default_factory=dict)
     _waiting: list[asyncio.Future[None]] = field(default_factory=list)
 
@@ -118,6 +126,16 @@ class Socket:
 
 
 open_sockets: dict[str, Socket] = {}
+
+
+def connected(keys: Collection[Key]) -> set[Key]:
+    """Return which of these executors have a socket open here. From any thread."""
+    wanted = set(keys)
+    return {
+        socket.registration.key
+        for socket in list(open_sockets.values())
+        if socket.registration is not None and socket.registration.key in wanted
+    }
 
 
 async def ask(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 
 from celery import shared_task
-from kombu.exceptions import OperationalError
+from django.db.utils import InterfaceError, OperationalError
+from kombu import exceptions as broker
 
 from apps.executors import presence, recovery
 
@@ -14,14 +15,20 @@ logger = logging.getLogger(__name__)
 
 @shared_task(name="executors.sweep")
 def sweep() -> None:
-    """Declare the dead and recover what they left. Beat runs it every few seconds."""
-    presence.sweep()
-    recovery.sweep()
+    """Declare the dead and recover what they left. Beat runs it every few seconds.
+
+    It waits for no executor: tasks that did would pile up behind one that hangs.
+    """
+    try:
+        presence.sweep()
+        recovery.sweep_in_background()
+    except (OperationalError, InterfaceError) as exc:
+        logger.warning("not swept; the next beat does", extra={"error": str(exc)})
 
 
 def nudge() -> None:
     """Sweep soon. Losing the nudge costs one period of the beat, nothing else."""
     try:
         sweep.apply_async(expires=5, retry=False)
-    except (OperationalError, OSError):
+    except (broker.OperationalError, OSError):
         logger.info("broker away; the next beat sweeps")

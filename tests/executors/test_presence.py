@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+import random
 import threading
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
+from unittest.mock import AsyncMock, Mock
 
 import pytest
 from django.db import connection, connections
 
-from apps.executors import clock, presence, recovery
+from apps import errors
+from apps.executors import (
+    clock,
+    gateway,
+    presence,
+    recovery,
+    rollcall,
+    runtime,
+    sockets,
+)
 from apps.executors.gateway import Target
 from apps.executors.models import Executor, Instance, PresenceClock, Recovery
 from apps.executors.presence import Registration
+from apps.executors.protocol import codec, messages
 from apps.executors.protocol.codec import Peer
+from apps.executors.protocol.messages import Request
+from apps.executors.sockets import Socket
 from apps.registry.models import Application, Organization
 
 State = Executor.State
@@ -45,6 +60,7 @@ def make_dead(application: Application, executor_id: str = "x1") -> Recovery:
     """An executor that was lost a minute ago, and the recovery that says so."""
     presence.register([registration(application, "c0", executor_id)], instance_id="i1")
     presence.disconnect(["c0"])
+    alive()
     Executor.objects.filter(executor_id=executor_id).update(disconnected_at=ago(60))
     presence.sweep()
     return Recovery.objects.get(executor_id=executor_id)
@@ -104,6 +120,7 @@ def test_executors_of_a_lost_instance_are_disconnected_as_of_now(
 ) -> None:
     alive("i1")
     presence.register([registration(application)], instance_id="i1")
+    Executor.objects.update(connected_at=ago(60))
     Instance.objects.filter(pk="i1").update(beat_at=ago(60))
     alive("i2")
 
@@ -178,7 +195,9 @@ def test_returning_after_a_takeover_is_marked(application: Application) -> None:
     alive()
     dead = make_dead(application)
     recovery.claim(order_for(dead))
-    Recovery.objects.update(state=Recovery.State.CONFIRMED, lease_expires_at=None)
+    Recovery.objects.update(
+        state=Recovery.State.CONFIRMED, requested_at=ago(1), lease_expires_at=None
+    )
     Executor.objects.all().delete()
 
     presence.register([registration(application)], instance_id="i1")
@@ -196,6 +215,217 @@ def test_a_living_executor_cannot_be_claimed(application: Application) -> None:
     Recovery.objects.update(state=Recovery.State.WAITING, next_try_at=ago(1))
 
     assert recovery.claim(order_for(dead)) == []
+
+
+# --- Whoever is connected is alive, whatever the rows say ---
+
+
+@pytest.fixture
+def connect() -> Iterator[Callable[..., Socket]]:
+    """Open a socket of an executor that no row tells of yet."""
+    opened: list[Socket] = []
+
+    def open_one(application: Application, connection_id: str = "c9") -> Socket:
+        socket = Socket(connection_id, application.pk, None, AsyncMock(), AsyncMock())
+        socket.registration = registration(application, connection_id)
+        sockets.open_sockets[connection_id] = socket
+        opened.append(socket)
+        return socket
+
+    yield open_one
+    for socket in opened:
+        sockets.open_sockets.pop(socket.connection_id, None)
+
+
+def test_a_connected_executor_is_not_declared_dead(
+    application: Application, connect: Callable[..., Socket]
+) -> None:
+    alive()
+    presence.register([registration(application)], instance_id="i1")
+    presence.disconnect(["c1"])
+    Executor.objects.update(disconnected_at=ago(60))
+    connect(application)
+
+    presence.sweep()
+
+    executor = Executor.objects.get()
+    assert executor.state == State.DISCONNECTED
+    assert executor.disconnected_at is not None
+    assert executor.disconnected_at > ago(5)
+    assert not Recovery.objects.exists()
+
+
+def test_nobody_is_declared_dead_when_a_server_does_not_answer(
+    application: Application, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alive()
+    presence.register([registration(application)], instance_id="i1")
+    presence.disconnect(["c1"])
+    Executor.objects.update(disconnected_at=ago(60))
+    monkeypatch.setattr(rollcall, "connected", Mock(side_effect=rollcall.Unknown))
+
+    presence.sweep()
+
+    assert Executor.objects.get().state == State.DISCONNECTED
+
+
+def test_no_order_names_an_executor_that_connected_and_is_not_registered_yet(
+    application: Application,
+    connect: Callable[..., Socket],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    alive()
+    make_dead(application)
+    heir = Registration("c2", application.pk, "x2", "v1")
+    presence.register([heir], instance_id="i1")
+    asked: list[Request] = []
+
+    def answer(application: Application, request: Request, **_: Any) -> gateway.Answer:
+        asked.append(request)
+        # It comes back at the worst time: claimed, and about to be named.
+        connect(application)
+        raise errors.NoHealthyExecutor("gone")
+
+    monkeypatch.setattr(gateway, "answer", answer)
+    monkeypatch.setattr(gateway, "ask", answer)
+
+    recovery.sweep()
+
+    assert [request.type for request in asked] == ["list_workflows"]
+    kept = Recovery.objects.get()
+    assert kept.state == Recovery.State.WAITING
+    assert kept.requested_at is None
+    presence.register([registration(application, "c9")], instance_id="i1")
+    kept.refresh_from_db()
+    assert kept.state == Recovery.State.RETURNED
+    assert not kept.returned_after_takeover
+
+
+# --- Connections come and go ---
+
+
+def test_connecting_leaving_and_connecting_within_one_batch_ends_connected(
+    application: Application,
+) -> None:
+    batch = [registration(application, "c1"), registration(application, "c2")]
+
+    runtime._write(batch, ["c1"], "i1")
+
+    executor = Executor.objects.get()
+    assert (executor.state, executor.connection_id) == (State.HEALTHY, "c2")
+
+
+def test_the_older_of_two_connections_stays_and_takes_over(
+    application: Application,
+) -> None:
+    """Two living processes with the same id do not chase each other."""
+    key = (application.pk, "x1")
+    presence.register([registration(application, "c1")], instance_id="i1")
+    presence.register([registration(application, "c2")], instance_id="i1")
+
+    drift = presence.find_drift(instance_id="i1", connections={"c1": key, "c2": key})
+    assert (drift.unknown, drift.outdated, drift.gone) == ([], ["c1"], [])
+
+    presence.disconnect(["c2"])
+    drift = presence.find_drift(instance_id="i1", connections={"c1": key})
+    assert (drift.unknown, drift.outdated, drift.gone) == (["c1"], [], [])
+
+
+def test_a_row_whose_socket_is_gone_is_found(application: Application) -> None:
+    presence.register([registration(application, "c1")], instance_id="i1")
+    key = (application.pk, "x2")
+
+    drift = presence.find_drift(instance_id="i1", connections={"c2": key})
+
+    assert (drift.unknown, drift.gone) == (["c2"], ["c1"])
+
+
+def test_an_executor_of_an_instance_that_had_no_time_to_beat_is_left_alone(
+    application: Application,
+) -> None:
+    alive("i1")
+    presence.register([registration(application)], instance_id="new")
+
+    presence.sweep()
+
+    assert Executor.objects.get().state == State.HEALTHY
+
+
+# --- Clocks that jump ---
+
+
+@pytest.fixture(params=[timedelta(hours=1), timedelta(hours=-1)], ids=["ahead", "back"])
+def jump(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[], None]:
+    """Let the clock that decides jump by an hour."""
+    real = clock.now
+
+    def do() -> None:
+        monkeypatch.setattr(clock, "now", lambda: real() + request.param)
+
+    return do
+
+
+def test_a_clock_that_jumps_kills_nobody(
+    application: Application, jump: Callable[[], None]
+) -> None:
+    alive()
+    presence.register([registration(application)], instance_id="i1")
+    presence.disconnect(["c1"])
+
+    jump()
+    presence.sweep()
+    presence.beat(instance_id="i1", hostname="", idle=timedelta(seconds=2))
+    presence.sweep()
+
+    assert Executor.objects.get().state == State.DISCONNECTED
+    Executor.objects.update(disconnected_at=ago(11))
+    presence.sweep()
+    assert Executor.objects.get().state == State.DEAD
+
+
+def test_a_clock_that_jumps_ends_no_lease(
+    application: Application, jump: Callable[[], None]
+) -> None:
+    alive()
+    dead = make_dead(application)
+    order = order_for(dead)
+    assert recovery.claim(order)
+
+    jump()
+    for _ in range(2):
+        assert recovery.claim(order) == []
+        result = presence.register([registration(application)], instance_id="i1")
+        assert result.fenced
+        presence.beat(instance_id="i1", hostname="", idle=timedelta(seconds=2))
+
+    Recovery.objects.update(lease_expires_at=ago(1))
+    assert recovery.claim(order)
+
+
+def test_a_clock_that_jumps_back_does_not_put_a_retry_off(
+    application: Application, jump: Callable[[], None]
+) -> None:
+    alive()
+    dead = make_dead(application)
+
+    jump()
+    presence.beat(instance_id="i1", hostname="", idle=timedelta(seconds=2))
+
+    assert recovery.claim(order_for(dead))
+
+
+def test_an_instance_that_beats_in_the_future_is_not_alive(
+    application: Application,
+) -> None:
+    alive("i1")
+    Instance.objects.update(beat_at=ago(-3600))
+
+    assert presence.alive_instances(clock.now()) == set()
+
+
+# --- Races, on PostgreSQL ---
 
 
 @pytest.mark.django_db(transaction=True)
@@ -244,3 +474,85 @@ def test_ordering_and_returning_never_both_win() -> None:
 
     assert both == 0
     assert connection.vendor == "postgresql"
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.skipif(
+    "connection.vendor != 'postgresql'", reason="row locks are PostgreSQL's"
+)
+@pytest.mark.parametrize("seed", range(2))
+def test_no_interleaving_orders_the_living(
+    monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    """Threads connect, leave, sweep and order at random. At the moment of an order no
+    executor it names is HEALTHY, none is named by two orders at once, and nobody waits
+    for another's lock in a circle."""
+    organization = Organization.objects.create(name="race")
+    application = Application.objects.create(
+        organization=organization, name="orders", executor_timeout_secs=1
+    )
+    ids = [f"x{number}" for number in range(12)]
+    heir = Registration("heir", application.pk, "heir", "v1")
+    presence.register([heir], instance_id="i1")
+    problems: list[str] = []
+    ordered: list[str] = []
+    under_way: set[str] = set()
+    lock = threading.Lock()
+
+    def answer(application: Application, request: Request, **_: Any) -> gateway.Answer:
+        if isinstance(request, messages.Recovery):
+            named = set(request.executor_ids)
+            with lock:
+                problems.extend(f"{x} ordered twice at once" for x in named & under_way)
+                under_way.update(named)
+                ordered.extend(named)
+            for _ in range(3):
+                alive_now = Executor.objects.filter(
+                    executor_id__in=named, state=State.HEALTHY
+                )
+                problems.extend(f"{x.executor_id} lives" for x in alive_now)
+            with lock:
+                under_way.difference_update(named)
+        said = {"recovery": '{"success": true}', "list_workflows": '{"output": []}'}
+        text = said.get(request.type, '{"exist": false}')
+        by = Target("heir", "v1", "heir", "i1", Peer(None, None))
+        return gateway.Answer(codec.parse_reply(request, text), by)
+
+    monkeypatch.setattr(gateway, "answer", answer)
+    monkeypatch.setattr(gateway, "ask", lambda *a, **k: answer(*a, **k).reply)
+
+    def come_and_go(dice: random.Random) -> None:
+        chosen = dice.sample(ids, 6)
+        batch = [
+            Registration(f"c{dice.random()}", application.pk, x, "v1") for x in chosen
+        ]
+        presence.register(batch, instance_id="i1")
+        presence.disconnect([item.connection_id for item in batch[:5]])
+        Executor.objects.filter(
+            executor_id__in=sorted(chosen)[:1], state=State.DISCONNECTED
+        ).update(disconnected_at=ago(5))
+
+    def tend(dice: random.Random) -> None:
+        alive()
+        presence.sweep()
+        recovery.sweep()
+
+    def play(number: int) -> None:
+        dice = random.Random(f"{seed} {number}")
+        try:
+            for _ in range(15):
+                (come_and_go if number % 2 else tend)(dice)
+        except Exception as exc:
+            problems.append(repr(exc))
+        finally:
+            connections.close_all()
+
+    alive()
+    threads = [threading.Thread(target=play, args=(n,)) for n in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert problems == []
+    assert ordered
