@@ -4,7 +4,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install run web worker beat demo demo-typescript test test-unit lint types arch check bench clean
+.PHONY: help install run web worker beat demo demo-typescript test test-unit lint types arch check bench chaos clean
 
 help: ## Show what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -55,6 +55,9 @@ arch: install ## Check that imports go down the house only, and migrations are c
 
 bench: install ## Measure against floors of the same run
 	$(PY) scripts/services.py -- $(PY) benchmarks/bench.py
+
+chaos: install ## Play every outage at full scale; takes about half an hour
+	CHAOS=full $(PY) scripts/services.py -- $(PY) -m pytest tests/chaos -v -s
 
 clean: ## Remove what the other targets made
 	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache

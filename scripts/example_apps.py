@@ -125,7 +125,8 @@ class TypeScript(Example):
         home = self.home / "postgresql"
         home.mkdir()
         self.home.chmod(0o755)
-        process, self.url = services.start_postgres(home)
+        server, self.url = services.make_postgres(home)
+        process = server.start()
         with psycopg.connect(self.url, autocommit=True) as connection:
             connection.execute(f"CREATE DATABASE {NAME}")
         return process

@@ -86,8 +86,37 @@ def as_postgres_user(command: list[str]) -> list[str]:
     return ["runuser", "-u", "postgres", "--", *command]
 
 
-def start_postgres(home: Path) -> tuple[subprocess.Popen[bytes], str]:
-    data, log, port = home / "pg", home / "pg.log", free_port()
+class Server:
+    """A database server of our own: the same port and data whenever it is started."""
+
+    def __init__(
+        self, command: list[str], log: Path, is_ready: Callable[[], bool]
+    ) -> None:
+        self.command, self.log, self.is_ready = command, log, is_ready
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> subprocess.Popen[bytes]:
+        """Start it and wait until it answers."""
+        with self.log.open("ab") as output:
+            self.process = subprocess.Popen(
+                self.command,
+                stdout=output,
+                stderr=output,
+                cwd="/",
+                start_new_session=True,
+            )
+        wait_for(self.is_ready, self.process, self.log)
+        return self.process
+
+    def stop(self) -> None:
+        """Stop it and wait until it is gone."""
+        if self.process is not None:
+            stop(self.process)
+
+
+def make_postgres(home: Path) -> tuple[Server, str]:
+    """Make a PostgreSQL with its data under `home`; return it, and its URL."""
+    data, port = home / "pg", free_port()
     home.chmod(0o755)
     data.mkdir()
     if os.geteuid() == 0:
@@ -113,14 +142,7 @@ def start_postgres(home: Path) -> tuple[subprocess.Popen[bytes], str]:
         "max_connections": 200,
     }
     flags = [part for k, v in options.items() for part in ("-c", f"{k}={v}")]
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            as_postgres_user([postgres, "-D", str(data), *flags]),
-            stdout=output,
-            stderr=output,
-            cwd="/",
-            start_new_session=True,
-        )
+    command = as_postgres_user([postgres, "-D", str(data), *flags])
     ready = find("pg_isready")
     assert ready is not None
 
@@ -129,33 +151,24 @@ def start_postgres(home: Path) -> tuple[subprocess.Popen[bytes], str]:
         asked = [ready, "-q", "-h", "127.0.0.1", "-p", str(port)]
         return subprocess.run(asked, check=False).returncode == 0
 
-    wait_for(is_ready, process, log)
-    return process, f"postgres://conductor@127.0.0.1:{port}/postgres"
+    server = Server(command, home / "pg.log", is_ready)
+    return server, f"postgres://conductor@127.0.0.1:{port}/postgres"
 
 
-def start_redis(home: Path) -> tuple[subprocess.Popen[bytes], str]:
-    log, port = home / "redis.log", free_port()
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [
-                "redis-server",
-                "--port",
-                str(port),
-                "--bind",
-                "127.0.0.1",
-                "--save",
-                "",
-                "--appendonly",
-                "no",
-                "--dir",
-                str(home),
-            ],
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
-    wait_for(lambda: listens(port), process, log)
-    return process, f"redis://127.0.0.1:{port}/0"
+def make_redis(home: Path) -> tuple[Server, str]:
+    """Make a Redis that keeps nothing over a restart; return it, and its URL."""
+    port = free_port()
+    options = {
+        "port": port,
+        "bind": "127.0.0.1",
+        "save": "",
+        "appendonly": "no",
+        "dir": home,
+    }
+    flags = [part for k, v in options.items() for part in (f"--{k}", str(v))]
+    command = ["redis-server", *flags]
+    server = Server(command, home / "redis.log", lambda: listens(port))
+    return server, f"redis://127.0.0.1:{port}/0"
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
@@ -175,13 +188,14 @@ def main() -> int:
         sys.exit(__doc__)
     install_missing()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    running: list[subprocess.Popen[bytes]] = []
+    running: list[Server] = []
     home = Path(tempfile.mkdtemp(prefix="conductor-services-"))
     try:
-        postgres, database_url = start_postgres(home)
-        running.append(postgres)
-        redis, redis_url = start_redis(home)
-        running.append(redis)
+        postgres, database_url = make_postgres(home)
+        redis, redis_url = make_redis(home)
+        for server in (postgres, redis):
+            running.append(server)
+            server.start()
         environment = {
             **os.environ,
             "DATABASE_URL": database_url,
@@ -192,8 +206,8 @@ def main() -> int:
     except KeyboardInterrupt:
         return 130
     finally:
-        for process in reversed(running):
-            stop(process)
+        for server in reversed(running):
+            server.stop()
         shutil.rmtree(home, ignore_errors=True)
 
 
