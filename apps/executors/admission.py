@@ -84,7 +84,10 @@ async def admit(application_name: str, secret: str, *, remote_ip: str) -> Verdic
         if len(_remembered) >= REMEMBER_LIMIT:
             _remembered.clear()
         loop = asyncio.get_running_loop()
-        entry = (now, loop.run_in_executor(_threads, _judge, application_name, secret))
+        entry = (
+            now,
+            loop.run_in_executor(_threads, _judge_in_thread, application_name, secret),
+        )
         _remembered[key] = entry
     try:
         verdict = await asyncio.shield(entry[1])
@@ -96,8 +99,12 @@ async def admit(application_name: str, secret: str, *, remote_ip: str) -> Verdic
     return verdict
 
 
-def _judge(application_name: str, secret: str) -> Verdict:
+def _judge_in_thread(application_name: str, secret: str) -> Verdict:
     close_old_connections()
+    return _judge(application_name, secret)
+
+
+def _judge(application_name: str, secret: str) -> Verdict:
     if settings.CONDUCTOR_AUTH == "none":
         return _judge_without_keys(application_name)
     key = keys.find_by_secret(secret)
