@@ -41,8 +41,8 @@ def test_one_of_two_servers_is_killed(services: BreakableServices, killed: int) 
         lambda: fleet.do(do="stats")["introduced"] == SCALE.fleet - killed,
         secs=60,
     )
-    wait_healthy(services, application, SCALE.fleet - killed)
     print(f"all back after {time.monotonic() - started:.1f} s")
+    wait_healthy(services, application, SCALE.fleet - killed)
     services.bring_back()
     wait_until(
         "the dead are recovered",
