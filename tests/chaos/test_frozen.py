@@ -29,7 +29,7 @@ def test_a_frozen_executor_is_noticed_and_a_slow_one_is_not(
         # Nobody else runs these versions: nothing is taken over while one is frozen.
         (frozen,) = crew.start(1, APP_VERSION="frozen")
         (slow,) = crew.start(1, APP_VERSION="slow")
-        crew.begin([frozen, slow], steps=60, secs=0.5)
+        crew.begin([frozen, slow], steps=15, secs=1)
         connection = connection_of(services, slow.executor_id)
 
         for process in (frozen, slow):
