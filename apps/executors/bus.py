@@ -123,10 +123,10 @@ class Bus:
 
     async def call_roll(
         self, keys: Collection[Key], *, timeout_s: float
-    ) -> dict[str, set[Key]] | None:
+    ) -> dict[str, set[Key]]:
         """Ask every server process which of these executors are connected to it.
 
-        Return each one's answer by its address; None if not all of them answered.
+        Return, by its address, the answer of each that gave one in time.
         """
         request_id = str(uuid.uuid4())
         header = {"roll_call": request_id, "reply_to": self.address}
@@ -142,8 +142,8 @@ class Bus:
                 while len(answers) < received:
                     address, present = await queue.get()
                     answers[address] = present
-        except (RedisError, OSError, TimeoutError):
-            return None
+        except (RedisError, OSError, TimeoutError) as exc:
+            logger.info("roll call is incomplete", extra={"error": str(exc)})
         finally:
             del self._roll_calls[request_id]
         return answers

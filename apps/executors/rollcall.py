@@ -27,7 +27,10 @@ class Unknown(errors.ConductorError):
 def connected(keys: Collection[Key], *, instances: Collection[str]) -> set[Key]:
     """Return which of these executors are connected to any server; for threads.
 
-    `instances` must be among those who answer. Raises: Unknown.
+    `instances`, those whose beats are fresh, must be among those who answer. One that
+    stopped beating and is silent has no say: it may be frozen, for ever.
+
+    Raises: Unknown.
     """
     if not keys:
         return set()
@@ -42,6 +45,6 @@ def connected(keys: Collection[Key], *, instances: Collection[str]) -> set[Key]:
 async def _ask_all(keys: Collection[Key], instances: Collection[str]) -> set[Key]:
     process_bus = await bus.current()
     answers = await process_bus.call_roll(keys, timeout_s=TIMEOUT_S)
-    if answers is None or not set(instances) <= answers.keys():
+    if not set(instances) <= answers.keys():
         raise Unknown
     return set().union(*answers.values())

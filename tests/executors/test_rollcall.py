@@ -69,19 +69,40 @@ async def test_every_server_says_who_is_connected(
     assert answers == {server.address: connected}
 
 
-async def test_a_server_that_hears_and_does_not_answer_makes_it_unknown(
-    server: Bus, worker: Bus, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def ask_as_worker(worker: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rollcall.bus, "current", AsyncMock(return_value=worker))
+    monkeypatch.setattr(rollcall, "TIMEOUT_S", 0.5)
+
+
+@pytest.mark.usefixtures("ask_as_worker")
+async def test_a_living_server_that_hears_and_is_silent_makes_it_unknown(
+    server: Bus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server, "_answer_roll_call", AsyncMock())
 
-    assert await worker.call_roll({(1, "x")}, timeout_s=0.5) is None
+    with pytest.raises(rollcall.Unknown):
+        await rollcall._ask_all({(1, "x")}, {server.address})
 
 
+@pytest.mark.usefixtures("ask_as_worker")
 async def test_a_living_server_that_does_not_hear_makes_it_unknown(
-    server: Bus, worker: Bus, monkeypatch: pytest.MonkeyPatch
+    server: Bus,
 ) -> None:
-    monkeypatch.setattr(rollcall.bus, "current", AsyncMock(return_value=worker))
-
     assert await rollcall._ask_all({(1, "x")}, {server.address}) == set()
     with pytest.raises(rollcall.Unknown):
         await rollcall._ask_all({(1, "x")}, {server.address, "deaf"})
+
+
+@pytest.mark.usefixtures("ask_as_worker")
+async def test_a_frozen_server_whose_beat_stopped_holds_up_nobody(
+    server: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frozen = Bus(str(uuid.uuid4()), has_sockets=True)
+    monkeypatch.setattr(frozen, "_answer_roll_call", AsyncMock())
+    await frozen.start()
+    await frozen._listening.wait()
+
+    assert await rollcall._ask_all({(1, "x")}, {server.address}) == set()
+
+    await frozen.stop()
