@@ -4,8 +4,8 @@
 
 Fills a database of its own on the PostgreSQL of DATABASE_URL, reads each page and count
 many times, and drops it again. Times are the medians of the query as the page makes it,
-beside a floor measured in the same run: one row by its primary key. A plan that reads
-the table without an index fails the run.
+beside a floor measured in the same run: one row by its primary key. `deep` is the page
+after two thousand rows. A page whose plan needs the whole table fails the run.
 """
 
 from __future__ import annotations
@@ -205,7 +205,7 @@ class own_database:
 def report(application: Application, count: int) -> None:
     newest = WorkflowSnapshot.objects.order_by("-pk").values_list("pk", flat=True)[0]
     one = WorkflowSnapshot.objects.filter(pk=newest - count // 2)
-    floor = p50_ms(lambda: list(one))
+    floor = p50_ms(lambda: list(one.all()))
     print(f"floor, one row by key: {floor:.2f} ms\n")
     print(f"{'filters':46}{'page ms':>9}{'×':>6}{'deep ms':>9}{'count ms':>9}")
     results: dict[str, Any] = {"rows": count, "floor_ms": round(floor, 3)}
@@ -213,8 +213,7 @@ def report(application: Application, count: int) -> None:
     for name, filters in measured(count).items():
         found = selectors.snapshots_matching(application, filters)
         page = found.order_by("-created_at", "-id")
-        middle = page.all()
-        known = list(middle[:2_000].values_list("created_at", "pk"))
+        known = list(page[:2_000].values_list("created_at", "pk"))
         cursor = Cursor(known[-1][0], pk=known[-1][1]) if known else None
         deep = selectors.older_than(found, cursor).order_by("-created_at", "-id")
         page_ms = p50_ms(lambda page=page: list(page[: selectors.PAGE + 1]))
@@ -222,7 +221,8 @@ def report(application: Application, count: int) -> None:
         capped = found.order_by()[: selectors.COUNT_LIMIT + 1]
         count_ms = p50_ms(lambda capped=capped: capped.count())
         plans = [query[: selectors.PAGE + 1].explain() for query in (page, deep)]
-        if any("Seq Scan" in plan for plan in [*plans, capped.explain()]):
+        # A capped count may read on in the table: of what is common it soon has enough.
+        if any("Seq Scan" in plan for plan in plans):
             unindexed.append(name)
         print(
             f"{name:46}{page_ms:9.2f}{page_ms / floor:6.1f}"

@@ -10,6 +10,7 @@ from django import forms
 from django.core.exceptions import ValidationError
 
 from apps import errors
+from apps.registry.forms import StyledForm
 from apps.workflows.models import STATUSES
 from apps.workflows.selectors import Cursor, Filters
 from apps.workflows.services.commands import BULK_LIMIT
@@ -92,15 +93,15 @@ class FilterForm(forms.Form):
         )
 
 
-class CancelForm(forms.Form):
+class CancelForm(StyledForm):
     children = forms.BooleanField(label="Also its child workflows", required=False)
 
 
-class ResumeForm(forms.Form):
+class ResumeForm(StyledForm):
     pass
 
 
-class ForkForm(forms.Form):
+class ForkForm(StyledForm):
     start_step = forms.IntegerField(
         label="From step",
         min_value=0,
@@ -120,11 +121,11 @@ class ForkForm(forms.Form):
     )
 
 
-class DeleteForm(forms.Form):
+class DeleteForm(StyledForm):
     children = forms.BooleanField(label="Also its child workflows", required=False)
 
 
-class BulkForm(forms.Form):
+class BulkForm(StyledForm):
     """Ticked workflows. `confirmed` is set by the page that asks once more."""
 
     children = forms.BooleanField(label="Also their child workflows", required=False)
