@@ -215,7 +215,7 @@ class Bus:
         """One message that is not ours must not end the listening."""
         try:
             self._received(data)
-        except Exception:
+        except (KeyError, TypeError, ValueError):
             logger.exception("bus message not understood")
 
     def _received(self, data: bytes) -> None:

@@ -19,8 +19,9 @@ MODULES = sorted(
 BOUNDARIES = {
     # A peer's socket.
     "apps/executors/consumers.py",
-    # Threads that must go on, or whose end must be told: the beat and Celery.
+    # Threads that must go on, or whose end must be told: beat, lanes and Celery.
     "apps/executors/runtime.py",
+    "apps/executors/lanes.py",
     "conductor_site/embedded.py",
     # The server, which must serve all others.
     "conductor_site/daphne_server.py",
