@@ -15,11 +15,12 @@ import psutil
 import pytest
 
 from benchmarks.stack import free_port
+from tests.e2e.world import needs
 
 ROOT = Path(__file__).resolve().parents[2]
 LANGUAGES = ["python", "typescript"]
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.services]
 
 
 def start(language: str, **environment: str) -> subprocess.Popen[str]:
@@ -46,7 +47,9 @@ def demos() -> Iterator[dict[str, subprocess.Popen[str]]]:
         demo.wait(30)
 
 
-@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize(
+    "language", [pytest.param(one, marks=needs(one)) for one in LANGUAGES]
+)
 def test_a_killed_executors_workflows_are_completed_by_another(
     demos: dict[str, subprocess.Popen[str]], language: str
 ) -> None:
@@ -62,6 +65,7 @@ def test_a_killed_executors_workflows_are_completed_by_another(
     assert result["ordered_s"] <= result["confirmed_s"]
 
 
+@needs("typescript")
 def test_the_end_leaves_no_process_behind() -> None:
     demo = start("typescript")
     assert demo.stdout is not None

@@ -21,7 +21,15 @@ import httpx
 import pytest
 
 from benchmarks.stack import wait_until
-from tests.e2e.world import FINAL, TIMEOUT_SECS, Application, Conductor, Console
+from tests.e2e.world import (
+    FINAL,
+    TIMEOUT_SECS,
+    TOOLS,
+    Application,
+    Conductor,
+    Console,
+    needs,
+)
 
 pytestmark = [pytest.mark.e2e, pytest.mark.services]
 
@@ -34,7 +42,6 @@ SDKS = [
     ("go", "1.3.0"),
     ("java", "1.1.0-m6"),
 ]
-TOOLS = {"python": "python3", "typescript": "node", "go": "go", "java": "mvn"}
 # Those that can be told to keep their payloads to themselves.
 DISCREET_SDKS = [("python", "3.2.0"), ("typescript", "5.2.11")]
 STORY_SECS = 240
@@ -81,16 +88,7 @@ def tell(
 
 def parameters(sdks: list[tuple[str, str]]) -> list[Any]:
     """The versions as test parameters; skipped where their tool is missing."""
-    return [
-        pytest.param(
-            "-".join(sdk),
-            marks=pytest.mark.skipif(
-                shutil.which(TOOLS[sdk[0]]) is None,
-                reason=f"{TOOLS[sdk[0]]} is not installed",
-            ),
-        )
-        for sdk in sdks
-    ]
+    return [pytest.param("-".join(sdk), marks=needs(sdk[0])) for sdk in sdks]
 
 
 @pytest.mark.parametrize("sdk", parameters(SDKS))
@@ -206,7 +204,9 @@ def lists_and_reads(pages: Workflows) -> None:
 
 
 def deletes(pages: Workflows) -> None:
-    assert "cannot be undone" in pages.detail("unwanted")
+    asked = pages.console.page(pages.base + "unwanted/delete/")
+    assert "cannot be undone" in asked
+    assert "unwanted" in pages.listed()
 
     page = pages.press("unwanted", "delete")
 

@@ -12,24 +12,18 @@ from urllib.parse import urlsplit
 import pytest
 
 from benchmarks.stack import wait_until
-from tests.e2e.world import Conductor, Process, install_sdk, make_database
+from tests.e2e.world import Conductor, Process, install_sdk, make_database, needs
 
 pytestmark = [pytest.mark.e2e, pytest.mark.services]
 
-SDKS = {
-    "python": ("3.2.0", "python3"),
-    "typescript": ("5.2.11", "node"),
-    "go": ("1.3.0", "go"),
-    "java": ("1.1.0-m6", "mvn"),
-}
+SDKS = {"python": "3.2.0", "typescript": "5.2.11", "go": "1.3.0", "java": "1.1.0-m6"}
 
 
 @pytest.mark.parametrize("conductor", ["embedded"], indirect=True)
-@pytest.mark.parametrize("language", SDKS)
+@pytest.mark.parametrize(
+    "language", [pytest.param(language, marks=needs(language)) for language in SDKS]
+)
 def test_the_snippet_connects(conductor: Conductor, home: Path, language: str) -> None:
-    version, tool = SDKS[language]
-    if shutil.which(tool) is None:
-        pytest.skip(f"{tool} is not installed")
     name = f"copied-{language}"
     conductor.provision(name)
     page = conductor.console().page(
@@ -38,7 +32,7 @@ def test_the_snippet_connects(conductor: Conductor, home: Path, language: str) -
     found = re.search(r'<pre id="snippet"[^>]*><code>(.*?)</code>', page, re.DOTALL)
     assert found is not None
     command = prepare(
-        home, language, install_sdk(language, version), unescape(found[1])
+        home, language, install_sdk(language, SDKS[language]), unescape(found[1])
     )
 
     database = urlsplit(make_database(name.replace("-", "_")))

@@ -27,6 +27,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import httpx
 import psycopg
+import pytest
 
 from benchmarks.stack import Stack, end, free_port, wait_until
 
@@ -40,6 +41,16 @@ FINAL = {"SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"}
 
 
 # --- SDKs ---
+
+TOOLS = {"python": "python3", "typescript": "npm", "go": "go", "java": "mvn"}
+
+
+def needs(language: str) -> pytest.MarkDecorator:
+    """Skip where the tool of this language is missing."""
+    tool = TOOLS[language]
+    return pytest.mark.skipif(
+        shutil.which(tool) is None, reason=f"{tool} is not installed"
+    )
 
 
 _installing: dict[Path, threading.Lock] = collections.defaultdict(threading.Lock)
