@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
@@ -507,6 +508,8 @@ def test_no_interleaving_orders_the_living(
                 under_way.update(named)
                 ordered.extend(named)
             for _ in range(3):
+                # On its way: time for the others to do the wrong thing.
+                time.sleep(0.02)
                 alive_now = Executor.objects.filter(
                     executor_id__in=named, state=State.HEALTHY
                 )
