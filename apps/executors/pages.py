@@ -376,8 +376,8 @@ def _advice(recovery: Recovery, versions: dict[str, int]) -> Iterable[str]:
     if versions:
         running = ", ".join(sorted(versions))
         yield (
-            f"Running now: {running}. To carry on there instead, open the workflows "
-            "below and fork them, or cancel them."
+            f"Running now: {running}. To carry on there instead, open its workflows "
+            "and fork them, or cancel them."
         )
 
 

@@ -124,7 +124,8 @@ def fill_shop(
         "confirmed": str(found["CONFIRMED"]),
         "waiting": str(found["WAITING"]),
         "bad": f"bad-{heir.executor_id[:8]}",
-        "order": f"order-{victims[0].executor_id[:8]}-0",
+        # Nobody takes this one over, so it stays as it is.
+        "order": f"order-{victims[1].executor_id[:8]}-0",
     }
 
 
