@@ -86,8 +86,9 @@
   });
 
   // Polling. Elements with `data-poll` ask again by themselves. They are silent while the
-  // tab is hidden or text or a row in them is selected, slow when nobody is there, and slower with
-  // each failure. A failure leaves the page as it is and says so until an answer comes.
+  // tab is hidden or text or a row in them is selected, slow when nobody is there, and
+  // slower with each failure. A failure leaves the page as it is and says so until an
+  // answer comes.
   const IDLE_MS = 5 * 60_000;
   const IDLE_PERIOD_MS = 30_000;
   const MAX_PAUSE_MS = 30_000;

@@ -9,7 +9,7 @@ from axe_playwright_python.sync_playwright import Axe
 from django.test import RequestFactory
 from playwright.sync_api import BrowserContext, Page
 
-from conductor_site.views import error_500
+from conductor_site.views import error_403, error_500
 from tests.browser.world import World
 
 pytestmark = pytest.mark.e2e
@@ -49,6 +49,9 @@ ADMINS = {
     "workflows, empty": "/orgs/acme/apps/empty/workflows/",
     "workflow, failed": "/orgs/acme/apps/shop/workflows/{bad}/",
     "workflow, running": "/orgs/acme/apps/shop/workflows/{order}/",
+    "cancelling a workflow": "/orgs/acme/apps/shop/workflows/{order}/cancel/",
+    "forking a workflow": "/orgs/acme/apps/shop/workflows/{bad}/fork/",
+    "deleting a workflow": "/orgs/acme/apps/shop/workflows/{bad}/delete/",
     "settings": "/orgs/acme/apps/shop/settings/",
     "keys": "/orgs/acme/keys/",
     "new key": "/orgs/acme/keys/new/",
@@ -70,7 +73,11 @@ READERS = {
     "invitation, a member already": "{invitation}",
     "keys, read-only": "/orgs/acme/keys/",
     "members, read-only": "/orgs/acme/members/",
-    "403": "/orgs/acme/apps/shop/settings/",
+}
+REFUSED = {
+    ("stranger", STRANGERS["404"]): 404,
+    ("stranger", STRANGERS["invitation, not valid"]): 404,
+    ("admin", ADMINS["workflows, bad filter"]): 422,
 }
 PAGES = [
     pytest.param(who, path, id=name)
@@ -87,14 +94,19 @@ PAGES = [
 def test_page_is_accessible_and_fits(world: World, who: str, path: str) -> None:
     context: BrowserContext = getattr(world, who)
     page = context.pages[0] if context.pages else context.new_page()
-    page.goto(path.format(**world.names))
+    answer = page.goto(path.format(**world.names))
+    assert answer is not None
+    assert answer.status == REFUSED.get((who, path), 200)
     look_at(page)
 
 
-def test_page_of_an_error_of_ours_is_accessible_and_fits(world: World) -> None:
-    body = error_500(RequestFactory().get("/")).text
+@pytest.mark.parametrize("status", [403, 500])
+def test_page_of_an_error_is_accessible_and_fits(world: World, status: int) -> None:
+    request = RequestFactory().get("/")
+    answer = error_403(request, Exception()) if status == 403 else error_500(request)
+    body = answer.text
     page = world.stranger.new_page()
-    page.route("**/broken/", lambda route: route.fulfill(status=500, body=body))
+    page.route("**/broken/", lambda route: route.fulfill(status=status, body=body))
     page.goto("/broken/")
     look_at(page)
 

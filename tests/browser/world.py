@@ -113,12 +113,16 @@ def fill_shop(
     refuse(conductor, "shop", "dbos_this-is-not-a-key")
 
     def recoveries() -> dict[str, int]:
-        rows = conductor.ledger("shop")["recoveries"]
-        found = {row["state"]: row["id"] for row in rows}
+        rows = conductor.rows(
+            "SELECT r.state, r.id FROM executors_recovery r"
+            " JOIN registry_application a ON a.id = r.application_id"
+            " WHERE a.name = 'shop'"
+        )
+        found = dict(rows)
         return found if {"CONFIRMED", "WAITING"} <= set(found) else {}
 
     found = wait_until(
-        "one recovery is confirmed, one waits", recoveries, secs=60, every=1
+        "one recovery is confirmed, one waits", recoveries, secs=60, every=0.2
     )
     world.names |= {
         "confirmed": str(found["CONFIRMED"]),
