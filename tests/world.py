@@ -206,6 +206,12 @@ def make_keys() -> dict[str, str]:
 
     made = {
         "right": key("right"),
+        "to be revoked": key("to be revoked"),
+        "to be expired": key("to be expired"),
+        "of an application to be deleted": key(
+            "doomed",
+            applications=[services.create_application(actor=acme, name="doomed")],
+        ),
         "right, one application": key("one", applications=[orders]),
         "revoked": key("revoked"),
         "expired": key("expired", expires_at=later),
@@ -221,3 +227,17 @@ def make_keys() -> dict[str, str]:
         client.force_login(user, "django.contrib.auth.backends.ModelBackend")
         cookies[name] = client.cookies[settings.SESSION_COOKIE_NAME].value
     return {name: secret for name, (_, secret) in made.items()} | cookies
+
+
+def take_keys_away() -> dict[str, bool]:
+    """Take away what the last three keys of `make_keys` need; return which of them
+    were used before that."""
+    acme = system_actor(Organization.objects.get(name="acme"))
+    made = ApiKey.objects.filter(name__in=("to be revoked", "to be expired", "doomed"))
+    used = {key.name: key.last_used_at is not None for key in made}
+    services.revoke_api_key(actor=acme, key=made.get(name="to be revoked"))
+    made.filter(name="to be expired").update(expires_at=clock.now())
+    services.delete_application(
+        actor=acme, application=acme.organization.applications.get(name="doomed")
+    )
+    return used

@@ -16,7 +16,7 @@ from django.core import mail
 from django.db import DatabaseError, transaction
 from django.test import Client
 from django.urls import URLResolver, get_resolver, reverse
-from websockets.exceptions import InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from apps.executors import gateway
@@ -24,6 +24,7 @@ from apps.executors.protocol.messages import Request
 from apps.executors.routing import websocket_urlpatterns
 from apps.registry.models import Application, AuditEntry, Role
 from apps.workflows.models import WorkflowSnapshot
+from benchmarks.stack import wait_until
 from tests.e2e.world import Embedded
 from tests.world import INVITATION, WORKFLOW_ID, State, World, answer, make_world
 
@@ -511,11 +512,15 @@ def conductor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embedded]:
         running.stop()
 
 
+def _there(conductor: Embedded, function: str) -> Any:
+    """Call a function of `tests.world` on the running Conductor's database."""
+    code = f"import json, tests.world as w; print(json.dumps(w.{function}()))"
+    return json.loads(conductor.manage("shell", "-c", code).splitlines()[-1])
+
+
 @pytest.fixture(scope="module")
 def keys(conductor: Embedded) -> dict[str, str]:
-    code = "import json, tests.world as w; print(json.dumps(w.make_keys()))"
-    printed = conductor.manage("shell", "-c", code)
-    made: dict[str, str] = json.loads(printed.splitlines()[-1])
+    made: dict[str, str] = _there(conductor, "make_keys")
     return made
 
 
@@ -558,3 +563,39 @@ def test_socket_access(
         assert "dbos_" not in problem["detail"]
     if row.key in keys:
         assert secret not in conductor.logs()
+
+
+def test_open_socket_does_not_outlive_its_key(
+    conductor: Embedded, keys: dict[str, str]
+) -> None:
+    home = conductor.urls[0].replace("http", "ws", 1)
+    paths = {
+        "to be revoked": "orders",
+        "to be expired": "orders",
+        "of an application to be deleted": "doomed",
+    }
+    with contextlib.ExitStack() as stack:
+        opened = {
+            name: stack.enter_context(
+                connect(f"{home}/websocket/{application}/{keys[name]}", proxy=None)
+            )
+            for name, application in paths.items()
+        }
+        for number, socket in enumerate(opened.values()):
+            question = json.loads(socket.recv(timeout=10))
+            reply = {**question, "executor_id": f"x{number}", "language": "python"}
+            socket.send(json.dumps(reply))
+        wait_until(
+            "all are registered",
+            lambda: len(conductor.healthy("orders") + conductor.healthy("doomed")) == 3,
+            secs=20,
+        )
+
+        used = _there(conductor, "take_keys_away")
+
+        for name, socket in opened.items():
+            with pytest.raises(ConnectionClosed):
+                while True:  # it may be asked something before
+                    socket.recv(timeout=20)
+            assert socket.close_code == 1008, name
+    assert list(used.values()) == [True] * 3

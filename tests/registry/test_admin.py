@@ -148,3 +148,19 @@ def test_admin_signs_in_where_everybody_does(world: World) -> None:
 
     assert response.status_code == 302
     assert response["Location"].startswith("/accounts/login/")
+
+
+@pytest.mark.parametrize("label", MODELS)
+def test_nothing_is_added_edited_or_deleted_by_hand(world: World, label: str) -> None:
+    client, before = world.client("sam"), world.state()
+    pk = apps.get_model(label)._default_manager.order_by("pk")[0].pk
+
+    for page, args in (("add", ()), ("change", (pk,)), ("delete", (pk,))):
+        response = client.post(_url(label, page, *args), {"name": "x", "post": "yes"})
+        assert response.status_code == 403, page
+    client.post(
+        _url(label, "changelist"),
+        {"action": "delete_selected", "_selected_action": pk, "post": "yes"},
+    )
+
+    assert world.state() == before

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from datetime import timedelta
+from importlib import import_module
 from typing import Any
 
 import pytest
+from django.apps import apps
 from django.contrib.auth.models import User
-from django.db import connection
+from django.db import connection, connections
 from django.test import Client
 from django.utils import timezone
 
@@ -262,6 +266,50 @@ def test_built_in_roles(db: None) -> None:
 
     assert admin == auth.ALL_PERMISSIONS
     assert admin - member == {"organization.write"}
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.skipif(
+    "connection.vendor != 'postgresql'", reason="SQLite has one writer at a time"
+)
+def test_two_admins_cannot_demote_each_other_at_once() -> None:
+    # An earlier test of this kind emptied every table.
+    migration = import_module("apps.registry.migrations.0002_builtin_roles")
+    migration.create(apps, None)
+    for number in range(10):
+        users = [User.objects.create_user(f"u{number}{n}") for n in "ab"]
+        acme = services.create_organization(user=users[0], name=f"acme{number}")
+        services.add_member(
+            actor=system_actor(acme),
+            user=users[1],
+            role=services.builtin_role(Role.ADMIN),
+        )
+        members = [Membership.objects.get(user=user) for user in users]
+        actors = [auth.member_actor(m, u) for m, u in zip(members, users, strict=True)]
+        barrier = threading.Barrier(2)
+
+        def demote(
+            actor: auth.Actor, target: Membership, barrier: threading.Barrier = barrier
+        ) -> None:
+            barrier.wait()
+            with contextlib.suppress(errors.Conflict):
+                services.change_role(
+                    actor=actor,
+                    membership=target,
+                    role=services.builtin_role(Role.MEMBER),
+                )
+            connections.close_all()
+
+        threads = [
+            threading.Thread(target=demote, args=(actor, target))
+            for actor, target in zip(actors, reversed(members), strict=True)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+        assert acme.memberships.filter(role__name=Role.ADMIN).count() == 1
 
 
 # --- Applications ---
