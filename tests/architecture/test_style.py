@@ -17,9 +17,10 @@ MODULES = sorted(
 )
 # The three boundaries at which code of ours meets what it cannot foresee.
 BOUNDARIES = {
-    # A peer's socket.
+    # What others send: an executor's socket, messages between our processes.
     "apps/executors/consumers.py",
-    # Threads that must go on, or whose end must be told: beat, lanes and Celery.
+    "apps/executors/bus.py",
+    # Threads that must go on, or whose end must be told: the beat, lanes and Celery.
     "apps/executors/runtime.py",
     "apps/executors/lanes.py",
     "conductor_site/embedded.py",
