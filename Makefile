@@ -4,7 +4,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install run web worker beat demo demo-typescript test test-unit lint types arch check bench chaos clean
+.PHONY: help install run web worker beat demo demo-typescript test test-unit lint types arch check bench chaos lock clean
 
 help: ## Show what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -58,6 +58,13 @@ bench: install ## Measure against floors of the same run
 
 chaos: install ## Play every outage at full scale; takes about half an hour
 	CHAOS=full $(PY) scripts/services.py -- $(PY) -m pytest tests/chaos -v -s
+
+LOCK := CUSTOM_COMPILE_COMMAND="make lock" $(PY) -m piptools compile --quiet --strip-extras \
+	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links --annotation-style=line
+
+lock: install ## Pin everything that requirements.in and requirements-dev.in need
+	$(LOCK) --output-file=requirements.txt requirements.in
+	$(LOCK) --output-file=requirements-dev.txt requirements-dev.in
 
 clean: ## Remove what the other targets made
 	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache
