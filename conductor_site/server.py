@@ -78,7 +78,7 @@ def _run(role: str) -> int:
         migrate()
         return supervisor.supervise()
     command = supervisor.COMMANDS[role]
-    return os.execv(command[0], command)
+    return os.execve(command[0], command, supervisor.environment(role))
 
 
 def _run_embedded() -> int:

@@ -82,7 +82,10 @@ def _database() -> dict[str, Any]:
         "PASSWORD": unquote(url.password or ""),
         "HOST": url.hostname or "",
         "PORT": str(url.port or ""),
-        "CONN_MAX_AGE": 60,
+        # In a web process each request has a thread of its own: a connection that
+        # outlived it would stay open, unused, until the garbage collector comes by.
+        # A worker's threads are few and stay (supervisor.ENVIRONMENT).
+        "CONN_MAX_AGE": env.envint("DATABASE_CONN_MAX_AGE", 0),
         "CONN_HEALTH_CHECKS": True,
         "OPTIONS": {
             "connect_timeout": 5,

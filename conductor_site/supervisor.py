@@ -39,6 +39,13 @@ COMMANDS: dict[str, tuple[str, ...]] = {
         "--pidfile=",
     ),
 }
+# Where a role wants another default than the settings have.
+ENVIRONMENT: dict[str, dict[str, str]] = {"worker": {"DATABASE_CONN_MAX_AGE": "60"}}
+
+
+def environment(role: str) -> dict[str, str]:
+    """Return the environment of a role's process; what is set already counts."""
+    return {**ENVIRONMENT.get(role, {}), **os.environ}
 
 
 def _end_with_parent() -> None:
@@ -66,6 +73,7 @@ def supervise(commands: Mapping[str, tuple[str, ...]] = COMMANDS) -> int:
     children = {
         name: subprocess.Popen(
             command,
+            env=environment(name),
             process_group=0,
             preexec_fn=_end_with_parent,
         )

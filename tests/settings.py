@@ -10,8 +10,6 @@ from conductor_site.settings import CONDUCTOR_EMBEDDED, DATABASES
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 EMAIL_BACKEND = "django.core.mail.backends.locmem.EmailBackend"
 CELERY_BROKER_URL = "memory://"
-# Connections of helper threads must not outlive a test.
-DATABASES["default"]["CONN_MAX_AGE"] = 0
 # Every test client makes the middleware anew, which would list all static files.
 WHITENOISE_AUTOREFRESH = True
 if CONDUCTOR_EMBEDDED:

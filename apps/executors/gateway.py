@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from django.db import close_old_connections
+from django.db import close_old_connections, connections
 
 from apps import errors
 from apps.executors import bus, loops
@@ -97,6 +97,7 @@ def answer(
 ) -> Answer:
     """`ask`, for whom it matters which executor answered."""
     targets = _choose(application, executor_id, application_version)
+    _let_database_go()
     text, target, sent = loops.run(
         _ask_any(application.pk, targets, request, timeout_s),
         timeout_s=timeout_s + 10,
@@ -202,6 +203,14 @@ def _choose(
             _nobody(application, executor_id, version), application=application.name
         )
     return targets
+
+
+def _let_database_go() -> None:
+    """Whoever waits for an executor that hangs must not keep a database connection from
+    everybody else."""
+    for connection in connections.all(initialized_only=True):
+        if not connection.in_atomic_block:
+            connection.close_if_unusable_or_obsolete()
 
 
 def _choose_in_thread(

@@ -291,10 +291,7 @@ def test_each_order_is_asked_about_first(
 
     page = response.content.decode()
     assert response.status_code == 200
-    assert (
-        f'<form class="card" method="post" action="{page_of(served, "w1")}{verb}/"'
-        in page
-    )
+    assert f'method="post" action="{page_of(served, "w1")}{verb}/"' in page
     assert executor.asked[1:] == []
 
 
