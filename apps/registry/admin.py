@@ -17,6 +17,7 @@ from django.db import models
 from django.http import HttpRequest
 from django.utils.functional import cached_property
 
+from apps.htmx import COUNT_LIMIT
 from apps.registry import services
 from apps.registry.auth import staff_actor
 from apps.registry.models import (
@@ -28,8 +29,6 @@ from apps.registry.models import (
     Organization,
     Role,
 )
-
-COUNT_LIMIT = 10_000
 
 
 class BoundedPaginator(Paginator):  # type: ignore[type-arg]

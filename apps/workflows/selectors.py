@@ -21,13 +21,13 @@ from apps.executors.protocol.rows import (
     StepRow,
     WorkflowRow,
 )
+from apps.htmx import COUNT_LIMIT
 from apps.registry.models import Application
 from apps.workflows.models import SnapshotSync, WorkflowSnapshot
 from apps.workflows.services import snapshots
 
 PAGE = 50
 STEPS_PAGE = 100
-COUNT_LIMIT = 10_000
 READ_BUDGET_S = 10.0
 # Where an SDK ignores a filter, so many workflows are read at a time, and so often.
 SEARCH_BATCH = 250

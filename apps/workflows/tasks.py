@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import logging
+
 from celery import shared_task
+from django.db.utils import InterfaceError, OperationalError
 
 from apps.workflows.services import commands, sync
+
+logger = logging.getLogger(__name__)
 
 
 @shared_task(name="workflows.sync_snapshots", soft_time_limit=60, time_limit=90)
 def sync_snapshots() -> None:
     """Bring the snapshots of connected applications up to date, a bounded part."""
-    sync.sync_due()
+    try:
+        sync.sync_due()
+    except (OperationalError, InterfaceError) as exc:
+        logger.warning("not synced; the next beat does", extra={"error": str(exc)})
 
 
 @shared_task(name="workflows.close_abandoned_commands", soft_time_limit=30)

@@ -58,7 +58,9 @@ class Bystander:
     losses: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.connection = connect(self.url, compression=None, max_size=None)
+        self.connection = connect(
+            self.url, compression=None, max_size=None, legacy=True
+        )
         self.thread = threading.Thread(target=self.serve, daemon=True)
         self.thread.start()
 
@@ -190,7 +192,9 @@ def is_up(port: int, process: subprocess.Popen[bytes]) -> bool:
 
 
 def dial(server: Server) -> ClientConnection:
-    return connect(server.url, compression=None, max_size=None, close_timeout=1)
+    return connect(
+        server.url, compression=None, max_size=None, close_timeout=1, legacy=True
+    )
 
 
 def introduced(server: Server, executor_id: str) -> ClientConnection:

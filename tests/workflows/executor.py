@@ -70,7 +70,7 @@ class ScriptedExecutor:
         self.refused: dict[str, str] = {}
         self.lazy: set[str] = set()
         self.asked: list[dict[str, Any]] = []
-        self._connection = connect(url, compression=None, max_size=None)
+        self._connection = connect(url, compression=None, max_size=None, legacy=True)
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
 
