@@ -199,13 +199,12 @@ class Stack:
         wait_until("the web process answers", answers, secs=START_SECS)
         return process
 
-    def launch_web(self, port: int) -> subprocess.Popen[bytes]:
+    def launch_web(self, port: int, **environment: str) -> subprocess.Popen[bytes]:
         """Start a web process without waiting for it."""
         return self._launch(
             [sys.executable, "-m", "conductor_site.server", "--role", "web"],
             PORT=str(port),
-            # Shown by PostgreSQL for each connection of the process.
-            PGAPPNAME=f"web-{port}",
+            **environment,
         )
 
     def start_background(self, *, workers: int = 1) -> None:

@@ -6,12 +6,15 @@ each outage still lasts longer than the executors' timeout.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
+import socket
 import sqlite3
 import subprocess
 import tempfile
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -188,15 +191,6 @@ class BreakableServices(Breakable):
         for url in self.urls:
             wait_until("Conductor answers", lambda url=url: answers(url), secs=90)
 
-    def idle_backends_of(self, port: int) -> list[int]:
-        """Return PostgreSQL's processes that serve a web process and hold no lock."""
-        rows = self.query(
-            "SELECT pid FROM pg_stat_activity"
-            " WHERE application_name = ? AND state = 'idle'",
-            f"web-{port}",
-        )
-        return [int(row[0]) for row in rows]
-
     def complaints(self) -> list[str]:
         """Return the log's lines that report what nobody expected."""
         return self.stack.complaints()
@@ -204,6 +198,47 @@ class BreakableServices(Breakable):
 
 def is_running(process: subprocess.Popen[bytes] | None) -> bool:
     return process is not None and process.poll() is None
+
+
+class Relay:
+    """A way to a local port on which everything hangs while it is paused, as on a
+    network that lost its packets."""
+
+    def __init__(self, target: int) -> None:
+        self.target = target
+        self._flowing = threading.Event()
+        self._flowing.set()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def pause(self) -> None:
+        self._flowing.clear()
+
+    def resume(self) -> None:
+        self._flowing.set()
+
+    def close(self) -> None:
+        """Take no more connections; those that are open end with their peers."""
+        self._flowing.set()
+        self._listener.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = self._listener.accept()
+                far = socket.create_connection(("127.0.0.1", self.target))
+                for pair in ((near, far), (far, near)):
+                    threading.Thread(target=self._pump, args=pair, daemon=True).start()
+
+    def _pump(self, source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65_536):
+                self._flowing.wait()
+                sink.sendall(data)
+        for end_of_it in (source, sink):
+            with contextlib.suppress(OSError):
+                end_of_it.shutdown(socket.SHUT_RDWR)
 
 
 @contextmanager

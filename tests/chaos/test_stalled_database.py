@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import time
+from collections.abc import Iterator
+from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 
-from benchmarks.stack import wait_until
-from tests.chaos.rig import SCALE, BreakableServices
+from benchmarks.stack import end, free_port, wait_until
+from tests.chaos.rig import SCALE, BreakableServices, Relay
+from tests.e2e.world import answers
 
 pytestmark = [pytest.mark.services]
 
@@ -19,22 +20,40 @@ COUNT = 20
 STALLED_SECS = 8 + SCALE.timeout_secs + 6
 
 
+@pytest.fixture
+def relay(services: BreakableServices) -> Iterator[Relay]:
+    """The way of one more web process to the database."""
+    relay = Relay(urlsplit(services.stack.own_url).port or 5432)
+    yield relay
+    relay.close()
+
+
+@pytest.fixture
+def port(services: BreakableServices, relay: Relay) -> Iterator[int]:
+    """One more web process, whose database can be made to hang."""
+    port = free_port()
+    parts = urlsplit(services.stack.own_url)
+    location = f"{parts.username}@127.0.0.1:{relay.port}"
+    url = urlunsplit(parts._replace(netloc=location))
+    process = services.stack.launch_web(port, DATABASE_URL=url)
+    wait_until("it answers", lambda: answers(f"http://127.0.0.1:{port}"), secs=90)
+    yield port
+    end(process)
+
+
 def test_executors_of_a_server_without_its_database_are_not_taken_for_dead(
-    services: BreakableServices,
+    services: BreakableServices, relay: Relay, port: int
 ) -> None:
     services.provision(APPLICATION)
     fleet = services.stack.fleet(
-        *services.ports, application=APPLICATION, key=services.key, count=COUNT
+        port, services.ports[0], application=APPLICATION, key=services.key, count=COUNT
     )
     wait_until(
         "all are healthy", lambda: states(services) == {"HEALTHY": COUNT}, secs=60
     )
     before = connections(services)
 
-    backends = services.idle_backends_of(services.ports[0])
-    assert backends
-    for pid in backends:
-        os.kill(pid, signal.SIGSTOP)
+    relay.pause()
     try:
         wait_until(
             "its executors seem to be gone",
@@ -44,8 +63,7 @@ def test_executors_of_a_server_without_its_database_are_not_taken_for_dead(
         time.sleep(STALLED_SECS)
         assert set(states(services)) == {"HEALTHY", "DISCONNECTED"}
     finally:
-        for pid in backends:
-            os.kill(pid, signal.SIGCONT)
+        relay.resume()
 
     wait_until(
         "all are healthy", lambda: states(services) == {"HEALTHY": COUNT}, secs=30
