@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from channels.auth import AuthMiddlewareStack
+from channels.auth import AuthMiddleware
+from channels.middleware import BaseMiddleware
 from channels.security.websocket import AllowedHostsOriginValidator, OriginValidator
+from channels.sessions import CookieMiddleware, SessionMiddleware
 from django.conf import settings
 from django.urls import re_path
 
@@ -28,6 +30,22 @@ class ForeignPageRefusal(OriginValidator):  # type: ignore[misc]
         return parsed_origin is None or bool(super().valid_origin(parsed_origin))
 
 
+class StorableCookies(BaseMiddleware):  # type: ignore[misc]
+    """Drops cookies that hold NUL: no session has such a key, and to look one up is an
+    error of PostgreSQL's."""
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> Any:
+        cookies = scope["cookies"]
+        kept = {name: text for name, text in cookies.items() if "\0" not in text}
+        return await super().__call__({**scope, "cookies": kept}, receive, send)
+
+
+def _page(consumer: Any) -> Any:
+    """A socket of our own pages: same site, signed in as they are."""
+    signed_in = SessionMiddleware(AuthMiddleware(consumer))
+    return AllowedHostsOriginValidator(CookieMiddleware(StorableCookies(signed_in)))
+
+
 def _executor() -> Any:
     consumer = ExecutorConsumer.as_asgi()
     if settings.CONDUCTOR_AUTH == "none":
@@ -42,7 +60,7 @@ websocket_urlpatterns = [
     ),
     re_path(
         r"^orgs/(?P<org>[^/\0]+)/apps/(?P<app>[^/\0]+)/live/$",
-        AllowedHostsOriginValidator(AuthMiddlewareStack(LiveConsumer.as_asgi())),
+        _page(LiveConsumer.as_asgi()),
     ),
     re_path(r"^", UnknownPathConsumer.as_asgi()),
 ]

@@ -45,15 +45,19 @@ def make_application() -> tuple[User, Application]:
 
 
 async def knock(
-    user: User | None, *, origin: tuple[bytes, bytes] = ORIGIN, app: str = "orders"
+    user: User | None,
+    *,
+    origin: tuple[bytes, bytes] = ORIGIN,
+    app: str = "orders",
+    cookie: bytes = b"",
 ) -> tuple[ApplicationCommunicator, int]:
     """Open the socket as that person's browser; return it and the status."""
-    headers = [origin]
+    headers = [origin, (b"cookie", cookie)]
     if user is not None:
         client = Client()
         await sync_to_async(client.force_login)(user)
         cookies = client.cookies.output(header="", sep=";").strip().split(";")[0]
-        headers.append((b"cookie", cookies.encode()))
+        headers[1] = (b"cookie", cookies.encode())
     scope = {
         "type": "websocket",
         "path": f"/orgs/alice/apps/{app}/live/",
@@ -110,6 +114,12 @@ async def test_strangers_and_unknown_names_look_the_same() -> None:
     assert (await knock(None))[1] == 401
     assert (await knock(mallory))[1] == 404
     assert (await knock(alice, app="nothing"))[1] == 404
+
+
+async def test_a_session_that_no_database_could_hold_is_nobodys() -> None:
+    await sync_to_async(make_application)()
+
+    assert (await knock(None, cookie=rb'conductor_session="abcdefgh\000ijkl"'))[1] == 401
 
 
 async def test_another_sites_page_cannot_listen() -> None:
