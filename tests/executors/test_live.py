@@ -119,7 +119,9 @@ async def test_strangers_and_unknown_names_look_the_same() -> None:
 async def test_a_session_that_no_database_could_hold_is_nobodys() -> None:
     await sync_to_async(make_application)()
 
-    assert (await knock(None, cookie=rb'conductor_session="abcdefgh\000ijkl"'))[1] == 401
+    assert (await knock(None, cookie=rb'conductor_session="abcdefgh\000ijkl"'))[
+        1
+    ] == 401
 
 
 async def test_another_sites_page_cannot_listen() -> None:
