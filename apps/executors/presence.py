@@ -387,13 +387,13 @@ def _declare_dead(overdue: list[Executor], now: datetime, alive: set[str]) -> in
 
     Raises: rollcall.Unknown.
     """
-    present = rollcall.connected(
-        {(row.application_id, row.executor_id) for row in overdue}, instances=alive
-    )
-    here = [r.pk for r in overdue if (r.application_id, r.executor_id) in present]
-    absent = [(r.pk, r.disconnected_at) for r in overdue if r.pk not in set(here)]
+    since = {row.pk: row.disconnected_at for row in overdue}
+    keys = {row.pk: (row.application_id, row.executor_id) for row in overdue}
+    present = rollcall.connected(set(keys.values()), instances=alive)
+    here = [pk for pk, key in keys.items() if key in present]
     _mark_disconnected_anew(here, now)
-    since = dict(absent)
+    for pk in here:
+        del since[pk]
     with transaction.atomic():
         locked = Executor.objects.select_for_update(skip_locked=True).filter(
             pk__in=since, state=Executor.State.DISCONNECTED
