@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from django.db import transaction
-from django.db.models import Q
+from django.db.models import Q, QuerySet
 
 from apps.executors import clock, live, rollcall
 from apps.executors.models import Executor, Instance, PresenceClock, Recovery
@@ -250,9 +250,7 @@ def beat(*, instance_id: str, hostname: str, idle: timedelta | None = None) -> N
         alone = not alive_instances(now) - {instance_id}
         jumped = gap < -OUTAGE_AFTER or (idle is not None and gap > idle + OUTAGE_AFTER)
         if gap > OUTAGE_AFTER or jumped or (is_first and alone):
-            restarted = Executor.objects.filter(
-                state=Executor.State.DISCONNECTED
-            ).update(disconnected_at=now)
+            restarted = _restart_disconnect_clocks(Executor.objects.all(), now)
             logger.info(
                 "no instance was alive; disconnect clocks restarted",
                 extra={
@@ -267,6 +265,16 @@ def beat(*, instance_id: str, hostname: str, idle: timedelta | None = None) -> N
             pk=instance_id, defaults={"beat_at": now, "hostname": hostname}
         )
         others.filter(beat_at__lt=now - timedelta(days=1)).delete()
+
+
+def _restart_disconnect_clocks(executors: QuerySet[Executor], now: datetime) -> int:
+    """Concurrency: locks in the order of `register`, or the two could wait for each
+    other."""
+    with transaction.atomic():
+        waiting = executors.filter(state=Executor.State.DISCONNECTED)
+        locked = waiting.select_for_update().order_by("pk")
+        ids = list(locked.values_list("pk", flat=True))
+        return Executor.objects.filter(pk__in=ids).update(disconnected_at=now)
 
 
 def _restart_recovery_clocks(now: datetime) -> None:
@@ -428,9 +436,7 @@ def _mark_disconnected_anew(ids: Sequence[int], now: datetime) -> None:
     """They are connected to a server that cannot write it yet."""
     if ids:
         logger.warning("not dead, only not registered", extra={"executors": len(ids)})
-        Executor.objects.filter(pk__in=ids, state=Executor.State.DISCONNECTED).update(
-            disconnected_at=now
-        )
+        _restart_disconnect_clocks(Executor.objects.filter(pk__in=ids), now)
 
 
 def _chunks(items: list[str], size: int) -> Iterable[list[str]]:
