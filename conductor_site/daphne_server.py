@@ -22,6 +22,7 @@ from typing import Any
 
 # Daphne installs Twisted's asyncio reactor, before any other import of Twisted.
 from daphne.server import Server as DaphneServer  # isort: skip
+from autobahn.exception import Disconnected
 from autobahn.twisted import websocket as autobahn_twisted
 from autobahn.websocket import protocol as autobahn_protocol
 from daphne.http_protocol import HTTPFactory, WebRequest
@@ -160,7 +161,11 @@ class ExecutorProtocol(WebSocketProtocol):  # type: ignore[misc]
                 reason = (message.get("reason") or "").encode()[:120]
                 self.say_goodbye(message.get("code") or 1000, reason)
             case _:
-                super().handle_reply(message)
+                try:
+                    super().handle_reply(message)
+                except Disconnected as exc:
+                    # The name that ASGI gives to sending on a closed connection.
+                    raise ConnectionResetError("The connection is closed") from exc
 
     def _deny(self, denial: dict[str, Any]) -> None:
         del self.handshake_deferred

@@ -66,7 +66,7 @@ class Socket:
                 reply = asyncio.get_running_loop().create_future()
                 self._pending[request_id] = reply
                 try:
-                    await self.send(text)
+                    await self._send(text)
                     answer: str = await reply
                     return answer
                 finally:
@@ -74,6 +74,13 @@ class Socket:
                     self._wake_next()
         except TimeoutError:
             raise TimedOut from None
+
+    async def _send(self, text: str) -> None:
+        try:
+            await self.send(text)
+        except OSError as exc:
+            # It closed, and we are still to hear of it: ASGI has servers say it so.
+            raise NotSent from exc
 
     async def _take_turn(self) -> None:
         if not self.is_open:

@@ -39,6 +39,13 @@ async def application(scope: Any, receive: Any, send: Any) -> None:
             await send({"type": "websocket.accept"})
             close = {"type": "websocket.close", "code": 1008, "reason": "go away"}
             await send(close)
+        case "late":
+            await send({"type": "websocket.accept"})
+            await send({"type": "websocket.close"})
+            try:
+                await send({"type": "websocket.send", "text": "too late"})
+            except OSError as exc:
+                logging.getLogger("probe").info("late: %s", exc)
         case _:
             await _echo(receive, send)
 

@@ -125,6 +125,13 @@ def test_close_code_and_reason_reach_the_peer(server: Running) -> None:
     assert (websocket.close_code, websocket.close_reason) == (1008, "go away")
 
 
+def test_sending_on_a_closed_connection_is_an_os_error(server: Running) -> None:
+    with server.connect("/late") as websocket, pytest.raises(ConnectionClosed):
+        websocket.recv(timeout=5)
+
+    server.wait_for_log("late: The connection is closed", within_s=5)
+
+
 def test_message_over_the_limit_closes_only_its_connection(server: Running) -> None:
     with server.connect("/echo") as other, server.connect("/echo") as guilty:
         with contextlib.suppress(ConnectionClosed):
