@@ -42,6 +42,12 @@ class InvalidInput(ConductorError):
     code = "invalid_input"
 
 
+class TooManyRequests(ConductorError):
+    """Too often; `details["retry_after_secs"]` says when it may be tried again."""
+
+    code = "too_many_requests"
+
+
 class Conflict(ConductorError):
     """Somebody else got there first, or the name is taken."""
 

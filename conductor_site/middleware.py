@@ -4,19 +4,32 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from inspect import iscoroutinefunction
+from typing import Any, cast
+from urllib.parse import quote
 
+from asgiref.sync import async_to_sync, sync_to_async
 from django.contrib import messages
 from django.contrib.auth.views import redirect_to_login
 from django.core.exceptions import BadRequest, PermissionDenied
 from django.db import InterfaceError, OperationalError
 from django.http import Http404, HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
 from django.shortcuts import redirect
 from django.template.loader import render_to_string
+from django.urls import Resolver404, ResolverMatch, resolve
+from django.utils.decorators import sync_and_async_middleware
 
 from apps import errors
+from apps.api import as_problem, problem, problem_of, segment_path
+from apps.registry import callers
+from apps.registry.callers import ApiRequest, Caller
 
 logger = logging.getLogger(__name__)
 
+API_URLCONF = "conductor_site.api"
+API_PREFIXES = ("/v2/", "/schemas/")
+API_PATHS = ("/openapi.json", "/openapi.yaml", "/openapi-3.0.json")
 DATABASE_AWAY = "Conductor cannot reach its database. Trying again helps."
 RETRY_AFTER_SECS = 10
 CONTENT_SECURITY_POLICY = (
@@ -33,6 +46,83 @@ _STATUS: tuple[tuple[type[errors.ConductorError], int], ...] = (
     (errors.ExecutorRefused, 502),
     (errors.ConductorError, 500),
 )
+
+
+@sync_and_async_middleware
+def api_middleware(get_response: Any) -> Any:
+    """Answers what is of the HTTP API, which has no session, no CSRF token and no page
+    for an error; whoever is asked next sees only pages."""
+    if iscoroutinefunction(get_response):
+
+        async def on_loop(request: HttpRequest) -> Any:
+            if not is_api_path(request.path_info):
+                return await get_response(request)
+            try:
+                match = _route(request)
+                _tell_caller(request, await callers.aauthenticate(request))
+                view = match.func
+                if not iscoroutinefunction(view):
+                    view = sync_to_async(view)
+                response = await view(request, *match.args, **match.kwargs)
+            except Exception as exc:
+                response = _explain_api(exc)
+            return _finish_api(response)
+
+        return on_loop
+
+    def in_thread(request: HttpRequest) -> Any:
+        if not is_api_path(request.path_info):
+            return get_response(request)
+        try:
+            match = _route(request)
+            _tell_caller(request, callers.authenticate(request))
+            view = match.func
+            if iscoroutinefunction(view):
+                view = async_to_sync(view)
+            response = view(request, *match.args, **match.kwargs)
+        except Exception as exc:
+            response = _explain_api(exc)
+        return _finish_api(response)
+
+    return in_thread
+
+
+def is_api_path(path: str) -> bool:
+    return path.startswith(API_PREFIXES) or path in API_PATHS
+
+
+def _route(request: HttpRequest) -> ResolverMatch:
+    """Raises: Resolver404; NotFound."""
+    scope = getattr(request, "scope", {})
+    path = segment_path(scope.get("raw_path") or quote(request.path_info))
+    request.path_info = path
+    request.resolver_match = resolve(path, API_URLCONF)
+    return request.resolver_match
+
+
+def _tell_caller(request: HttpRequest, caller: Caller | errors.NotSignedIn) -> None:
+    cast("ApiRequest", request).caller = caller
+
+
+def _explain_api(failure: Exception) -> HttpResponseBase:
+    """What an operation let through, or never reached one."""
+    match failure:
+        case Resolver404():
+            return problem(404, "There is no such path. See /docs.")
+        case errors.ConductorError():
+            return problem_of(failure)
+        case OperationalError() | InterfaceError():
+            logger.error("database away", extra={"error": str(failure)})
+            return problem(503, DATABASE_AWAY)
+    logger.error("an operation of the API failed", exc_info=failure)
+    return problem(500, "Conductor failed. Its log says more.")
+
+
+def _finish_api(response: HttpResponseBase) -> HttpResponseBase:
+    response = as_problem(response)
+    response.headers.setdefault("X-Content-Type-Options", "nosniff")
+    response.headers.setdefault("Cache-Control", "no-store")
+    return response
 
 
 class SecurityHeadersMiddleware:

@@ -18,7 +18,7 @@ from django.db.models import Q, QuerySet
 from apps.executors import clock, live, rollcall
 from apps.executors.models import Executor, Instance, PresenceClock, Recovery
 from apps.executors.sockets import Key
-from apps.registry.models import ApiKey
+from apps.registry import keys
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ def register(registrations: Sequence[Registration], *, instance_id: str) -> Regi
         admitted = [item for key, item in latest.items() if key not in fenced_keys]
         _upsert(admitted, instance_id, now)
         woke = _wake_waiting_recoveries(admitted, now)
-        _touch_keys({i.api_key_id for i in admitted if i.api_key_id}, now)
+        keys.touch({i.api_key_id for i in admitted if i.api_key_id}, now)
     fenced = [item for key, item in latest.items() if key in fenced_keys]
     return Registered(fenced, woke)
 
@@ -187,13 +187,6 @@ def _wake_waiting_recoveries(items: Sequence[Registration], now: datetime) -> bo
         application_version__in={version for _, version in versions},
     )
     return bool(waiting.update(next_try_at=now))
-
-
-def _touch_keys(key_ids: set[int], now: datetime) -> None:
-    stale = now - timedelta(minutes=1)
-    ApiKey.objects.filter(pk__in=key_ids).filter(
-        Q(last_used_at=None) | Q(last_used_at__lt=stale)
-    ).update(last_used_at=now)
 
 
 def disconnect(connection_ids: Sequence[str]) -> int:

@@ -94,7 +94,7 @@ def member_actor(
         organization=membership.organization,
         permissions=frozenset(membership.role.permissions) & ALL_PERMISSIONS,
         user=user,
-        **_traces(request),
+        **traces(request),
     )
 
 
@@ -125,17 +125,17 @@ def staff_actor(request: HttpRequest, organization: Organization) -> Actor:
         organization=organization,
         permissions=ALL_PERMISSIONS,
         user=user,
-        **_traces(request),
+        **traces(request),
     )
 
 
-class _Traces(TypedDict, total=False):
+class Traces(TypedDict, total=False):
     source_ip: str
     request_id: str
     user_agent: str
 
 
-def _traces(request: HttpRequest | None) -> _Traces:
+def traces(request: HttpRequest | None) -> Traces:
     """Where a request came from, for the audit log."""
     if request is None:
         return {}

@@ -7,8 +7,14 @@ import hmac
 import re
 import secrets
 import string
+from collections.abc import Collection
+from datetime import datetime, timedelta
+
+from django.db import models
 
 from apps.registry.models import ApiKey
+
+TOUCH_EVERY = timedelta(minutes=1)
 
 _ALPHABET = string.ascii_letters + string.digits
 _SECRET = re.compile(r"dbos_([A-Za-z0-9]{8})_[A-Za-z0-9]{43}")
@@ -47,6 +53,12 @@ def find_by_beginning(secret: str) -> ApiKey | None:
     """
     found = _BEGINNING.match(secret)
     return None if found is None else ApiKey.objects.filter(prefix=found[1]).first()
+
+
+def touch(key_ids: Collection[int], now: datetime) -> None:
+    """Note that keys are in use; once a minute is enough."""
+    stale = models.Q(last_used_at=None) | models.Q(last_used_at__lt=now - TOUCH_EVERY)
+    ApiKey.objects.filter(stale, pk__in=key_ids).update(last_used_at=now)
 
 
 def _random(length: int) -> str:

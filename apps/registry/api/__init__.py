@@ -1,0 +1,5 @@
+"""Operations of the HTTP API on the registry, one module for each kind of thing."""
+
+from apps.registry.api import roles
+
+routers = (roles.router,)

@@ -1,0 +1,183 @@
+"""Who calls the HTTP API: a key or a person by their bearer token, or, without
+accounts, anybody.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from typing import cast
+
+from django.conf import settings
+from django.contrib.auth.models import User
+from django.http import HttpRequest
+from django.utils import timezone
+
+from apps import errors
+from apps.api import InApp
+from apps.registry import auth, keys, selectors
+from apps.registry.auth import Actor
+from apps.registry.middleware import ensure_local_user
+from apps.registry.models import ApiKey, Application, Organization
+from apps.registry.remembered import arecall, recall
+from apps.registry.tokens import find_user_by_token
+
+MAX_TOKEN_CHARS = 8_192
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """An API key, or a person. `fingerprint` is the same for the same token."""
+
+    fingerprint: str
+    key: ApiKey | None = None
+    user: User | None = None
+
+
+class ApiRequest(HttpRequest):
+    """A request of the HTTP API, which passed `ApiMiddleware`."""
+
+    caller: Caller | errors.NotSignedIn
+
+
+# --- Authentication ----------------------------------------------------------------
+
+
+def authenticate(request: HttpRequest) -> Caller | errors.NotSignedIn:
+    """Return who calls, or why nobody knows; for threads."""
+    token = _token(request)
+    if isinstance(token, errors.NotSignedIn):
+        return token
+    fingerprint = _fingerprint(token)
+    return recall(("caller", fingerprint), lambda: _find(token, fingerprint))
+
+
+async def aauthenticate(request: HttpRequest) -> Caller | errors.NotSignedIn:
+    """`authenticate`, for the event loop."""
+    token = _token(request)
+    if isinstance(token, errors.NotSignedIn):
+        return token
+    fingerprint = _fingerprint(token)
+    return await arecall(("caller", fingerprint), lambda: _find(token, fingerprint))
+
+
+def _token(request: HttpRequest) -> str | errors.NotSignedIn:
+    if settings.CONDUCTOR_AUTH == "none":
+        return ""
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    token = token.strip()
+    if scheme.lower() != "bearer" or not token:
+        return errors.NotSignedIn(
+            "Send an API key or a user token: Authorization: Bearer …"
+        )
+    if len(token) > MAX_TOKEN_CHARS or "\0" in token:
+        return errors.NotSignedIn("That is no API key and no user token.")
+    return token
+
+
+def _fingerprint(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def _find(token: str, fingerprint: str) -> Caller | errors.NotSignedIn:
+    if settings.CONDUCTOR_AUTH == "none":
+        return Caller("local", user=ensure_local_user())
+    if token.startswith("dbos_"):
+        return _find_key(token, fingerprint)
+    user = find_user_by_token(token)
+    if user is None or not user.is_active:
+        return errors.NotSignedIn("This token is unknown or has expired.")
+    return Caller(fingerprint, user=user)
+
+
+def _find_key(token: str, fingerprint: str) -> Caller | errors.NotSignedIn:
+    key = keys.find_by_secret(token)
+    if key is None:
+        return errors.NotSignedIn("Unknown API key.")
+    if key.revoked_at is not None:
+        return errors.NotSignedIn(f"The API key {key.name} was revoked.")
+    if key.is_expired:
+        return errors.NotSignedIn(f"The API key {key.name} has expired.")
+    keys.touch([key.pk], timezone.now())
+    return Caller(fingerprint, key=key)
+
+
+# --- Actors and applications -------------------------------------------------------
+
+
+def actor_in(request: HttpRequest, organization_name: str) -> Actor:
+    """Return the caller as an actor in an organization. Raises: NotSignedIn, NotFound,
+    also where the organization exists but is not the caller's."""
+    caller = caller_of(request)
+    key = ("actor", caller.fingerprint, organization_name)
+    actor = recall(key, lambda: _actor(caller, organization_name))
+    return _with_traces(actor, request)
+
+
+async def aactor_in(request: HttpRequest, organization_name: str) -> Actor:
+    """`actor_in`, for the event loop."""
+    caller = caller_of(request)
+    key = ("actor", caller.fingerprint, organization_name)
+    actor = await arecall(key, lambda: _actor(caller, organization_name))
+    return _with_traces(actor, request)
+
+
+def application_in(
+    request: HttpRequest, path: InApp, permission: str
+) -> tuple[Actor, Application]:
+    """Return the caller and the application of a path. Raises: NotSignedIn; NotFound;
+    Forbidden without the permission, or for a key of other applications."""
+    actor = actor_in(request, path.org_name)
+    return actor, _application(actor, path.app_name, permission)
+
+
+async def aapplication_in(
+    request: HttpRequest, path: InApp, permission: str
+) -> tuple[Actor, Application]:
+    """`application_in`, for the event loop. The application may be a second old."""
+    actor = await aactor_in(request, path.org_name)
+    key = ("application", actor.kind, actor.id, path.org_name, path.app_name)
+    application = await arecall(
+        (*key, permission), lambda: _application(actor, path.app_name, permission)
+    )
+    return actor, application
+
+
+def caller_of(request: HttpRequest) -> Caller:
+    """Raises: NotSignedIn."""
+    caller = cast("ApiRequest", request).caller
+    if isinstance(caller, errors.NotSignedIn):
+        raise caller
+    return caller
+
+
+def _actor(caller: Caller, organization_name: str) -> Actor:
+    if caller.key is not None:
+        if caller.key.organization.name != organization_name:
+            raise errors.NotFound("No such organization.")
+        return auth.key_actor(caller.key)
+    if caller.user is None:
+        raise errors.NotSignedIn("Sign in first.")
+    membership = auth.membership_of(caller.user, organization_name)
+    return auth.member_actor(membership, caller.user)
+
+
+def _with_traces(actor: Actor, request: HttpRequest) -> Actor:
+    return replace(actor, **auth.traces(request))
+
+
+def _application(actor: Actor, name: str, permission: str) -> Application:
+    try:
+        return selectors.get_application_for(
+            actor=actor, name=name, permission=permission
+        )
+    except errors.NotFound:
+        if actor.application_ids is not None and _exists(actor.organization, name):
+            raise errors.Forbidden(
+                f"This key is for other applications, not for {name}."
+            ) from None
+        raise
+
+
+def _exists(organization: Organization, name: str) -> bool:
+    return Application.objects.filter(organization=organization, name=name).exists()

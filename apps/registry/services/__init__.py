@@ -1,0 +1,53 @@
+"""Every change of the registry: permission, row and audit entry in one transaction."""
+
+from apps.registry.services.api_keys import (
+    create_api_key,
+    revoke_api_key,
+)
+from apps.registry.services.applications import (
+    create_application,
+    delete_application,
+    register_application,
+    update_application,
+)
+from apps.registry.services.audit import (
+    audited,
+    record_audit,
+)
+from apps.registry.services.members import (
+    accept_invitation,
+    add_member,
+    change_role,
+    invite_member,
+    is_invited,
+    remove_member,
+    revoke_invitation,
+    set_user_active,
+)
+from apps.registry.services.organizations import (
+    builtin_role,
+    create_organization,
+    free_organization_name,
+)
+
+__all__ = [
+    "accept_invitation",
+    "add_member",
+    "audited",
+    "builtin_role",
+    "change_role",
+    "create_api_key",
+    "create_application",
+    "create_organization",
+    "delete_application",
+    "free_organization_name",
+    "invite_member",
+    "is_invited",
+    "record_audit",
+    "register_application",
+    "remove_member",
+    "revoke_api_key",
+    "revoke_invitation",
+    "set_user_active",
+    "update_application",
+]

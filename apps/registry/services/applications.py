@@ -1,0 +1,90 @@
+"""Registered applications."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from apps import errors
+from apps.registry import selectors
+from apps.registry.auth import Actor
+from apps.registry.models import (
+    Application,
+    Permission,
+)
+from apps.registry.services.audit import audited
+from apps.registry.services.rows import inserted, validate
+
+
+def create_application(
+    *, actor: Actor, name: str, private_mode: bool = False
+) -> Application:
+    with audited(
+        actor=actor,
+        operation="application.create",
+        target_type="application",
+        target_id=name,
+    ) as details:
+        actor.require(Permission.APPLICATION_WRITE)
+        if actor.application_ids is not None:
+            raise errors.Forbidden("This key is for certain applications only.")
+        details["private_mode"] = private_mode
+        return inserted(
+            Application(
+                organization=actor.organization, name=name, private_mode=private_mode
+            )
+        )
+
+
+def register_application(
+    *, actor: Actor, name: str, private_mode: bool | None = None
+) -> Application:
+    """Create an application, or set what is given of the one that is there."""
+    found = selectors.applications_of(actor).filter(name=name).first()
+    if found is not None:
+        return update_application(
+            actor=actor, application=found, private_mode=private_mode
+        )
+    return create_application(actor=actor, name=name, private_mode=bool(private_mode))
+
+
+def update_application(
+    *,
+    actor: Actor,
+    application: Application,
+    executor_timeout_secs: int | None = None,
+    private_mode: bool | None = None,
+) -> Application:
+    """Change what is given; None leaves a value as it is."""
+    changes: dict[str, Any] = {}
+    if executor_timeout_secs is not None:
+        changes["executor_timeout_secs"] = executor_timeout_secs
+    if private_mode is not None:
+        changes["private_mode"] = private_mode
+    with audited(
+        actor=actor,
+        operation="application.update",
+        target_type="application",
+        target_id=application.name,
+    ) as details:
+        actor.require(Permission.APPLICATION_WRITE, application)
+        for name, value in changes.items():
+            setattr(application, name, value)
+        details.update(changes)
+        validate(application)
+        found = Application.objects.filter(pk=application.pk)
+        if changes and found.update(**changes) != 1:
+            raise errors.NotFound("No such application.")
+    return application
+
+
+def delete_application(*, actor: Actor, application: Application) -> None:
+    """Remove an application and everything kept about it. Its sockets are closed by
+    the instances within seconds."""
+    with audited(
+        actor=actor,
+        operation="application.delete",
+        target_type="application",
+        target_id=application.name,
+    ):
+        actor.require(Permission.APPLICATION_WRITE, application)
+        application.delete()

@@ -1,0 +1,74 @@
+"""The audit log: one entry for every change and every attempt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from django.db import transaction
+
+from apps import errors
+from apps.registry import remembered
+from apps.registry.auth import Actor
+from apps.registry.models import (
+    AuditEntry,
+)
+
+
+def record_audit(
+    *,
+    actor: Actor,
+    operation: str,
+    target_type: str = "",
+    target_id: str = "",
+    details: dict[str, Any] | None = None,
+    outcome: str = AuditEntry.Outcome.SUCCESS,
+) -> AuditEntry:
+    """Write one entry. Call it inside the transaction of the change it records."""
+    return AuditEntry.objects.create(
+        organization=actor.organization,
+        operation=operation,
+        outcome=outcome,
+        subject_type=actor.kind,
+        subject_id=actor.id[:64],
+        subject_display=actor.display[:254],
+        target_type=target_type,
+        target_id=target_id[:512],
+        source_ip=actor.source_ip,
+        request_id=actor.request_id,
+        user_agent=actor.user_agent,
+        details=details or {},
+    )
+
+
+@contextmanager
+def audited(
+    *, actor: Actor, operation: str, target_type: str, target_id: str
+) -> Iterator[dict[str, Any]]:
+    """One audited change: its rows and its entry are written together, and a denied or
+    failed attempt leaves an entry of its own. Yields the details to fill in."""
+    details: dict[str, Any] = {}
+    try:
+        with transaction.atomic():
+            yield details
+            record_audit(
+                actor=actor,
+                operation=operation,
+                target_type=target_type,
+                target_id=target_id,
+                details=details,
+            )
+            transaction.on_commit(remembered.forget)
+    except errors.ConductorError as exc:
+        denied = isinstance(exc, errors.Forbidden)
+        outcomes = AuditEntry.Outcome
+        record_audit(
+            actor=actor,
+            operation=operation,
+            target_type=target_type,
+            target_id=target_id,
+            details={**details, "reason": exc.message},
+            outcome=outcomes.DENIED if denied else outcomes.FAILURE,
+        )
+        raise

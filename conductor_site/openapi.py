@@ -1,0 +1,166 @@
+"""The OpenAPI document, made from the operations as they run."""
+
+from __future__ import annotations
+
+import functools
+import json
+from copy import deepcopy
+from typing import Any
+
+import yaml
+from django.http import HttpRequest, HttpResponse
+from django.views.decorators.http import require_GET
+from ninja import NinjaAPI
+from pydantic.json_schema import models_json_schema
+
+from apps import errors
+from apps.api import JSON_TYPE, ErrorModel
+
+Document = dict[str, Any]
+
+SECURITY_SCHEMES = {
+    "ApiKeyAuth": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "An API key, `dbos_…`, made in the console or with createToken.",
+    },
+    "BearerAuth": {
+        "type": "http",
+        "scheme": "bearer",
+        "bearerFormat": "JWT",
+        "description": "A person's token, from the device grant of this Conductor.",
+    },
+}
+_SCHEMA_URL = {
+    "description": "A URL to the JSON Schema for this object.",
+    "type": "string",
+    "format": "uri",
+    "readOnly": True,
+}
+_REF = "#/components/schemas/{model}"
+
+
+@functools.cache
+def document() -> Document:
+    """The document in OpenAPI 3.1. Shared: copy it before changing it."""
+    from conductor_site.api import api
+
+    return build(api)
+
+
+def build(api: NinjaAPI) -> Document:
+    made = json.loads(json.dumps(api.get_openapi_schema(path_prefix="")))
+    schemas: Document = made["components"]["schemas"]
+    _, problems = models_json_schema(
+        [(ErrorModel, "serialization")], by_alias=True, ref_template=_REF
+    )
+    schemas.update(problems["$defs"])
+    for schema in schemas.values():
+        _finish_schema(schema)
+    for operations in made["paths"].values():
+        for operation in operations.values():
+            _finish_operation(operation)
+    made = _without_titles(made)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": api.title, "version": api.version},
+        "servers": [{"url": "/"}],
+        "security": [{name: []} for name in SECURITY_SCHEMES],
+        "paths": dict(sorted(made["paths"].items())),
+        "components": {
+            "schemas": dict(sorted(made["components"]["schemas"].items())),
+            "securitySchemes": SECURITY_SCHEMES,
+        },
+    }
+
+
+def _finish_schema(schema: Document) -> None:
+    if schema.get("type") == "object" and "properties" in schema:
+        schema.setdefault("additionalProperties", False)
+        schema["properties"].setdefault("$schema", dict(_SCHEMA_URL))
+
+
+def _without_titles(value: Any, *, is_names: bool = False) -> Any:
+    """Drop the titles that pydantic makes of names; a property may be called so."""
+    if isinstance(value, list):
+        return [_without_titles(one) for one in value]
+    if not isinstance(value, dict):
+        return value
+    return {
+        key: _without_titles(one, is_names=key in ("properties", "schemas"))
+        for key, one in value.items()
+        if is_names or key != "title"
+    }
+
+
+def _finish_operation(operation: Document) -> None:
+    body = operation.get("requestBody")
+    if body is not None and not body["required"]:
+        # It may be left out; null is nothing that anybody is to send.
+        (content,) = body["content"].values()
+        others = content["schema"].get("anyOf", [])
+        content["schema"] = others[0] if others else content["schema"]
+    operation["responses"]["default"] = {
+        "description": "A problem",
+        "content": {
+            "application/problem+json": {
+                "schema": {"$ref": "#/components/schemas/ErrorModel"}
+            }
+        },
+    }
+    operation.pop("security", None)
+
+
+def document_3_0() -> Document:
+    """The same in OpenAPI 3.0.3, which knows no list of types and no null."""
+    found: Document = _without_3_1(deepcopy(document()))
+    found["openapi"] = "3.0.3"
+    return found
+
+
+def _without_3_1(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_without_3_1(one) for one in value]
+    if not isinstance(value, dict):
+        return value
+    value = {key: _without_3_1(one) for key, one in value.items()}
+    if "anyOf" in value and {"type": "null"} in value["anyOf"]:
+        others = [one for one in value["anyOf"] if one != {"type": "null"}]
+        del value["anyOf"]
+        if len(others) == 1 and "$ref" not in others[0]:
+            value = {**others[0], **value}
+        else:
+            value["anyOf"] = others
+        value["nullable"] = True
+    if "const" in value:
+        value["enum"] = [value.pop("const")]
+    if isinstance(value.get("examples"), list):
+        value["example"] = value.pop("examples")[0]
+    return value
+
+
+@require_GET
+def as_json(request: HttpRequest) -> HttpResponse:
+    return HttpResponse(json.dumps(document()), content_type=JSON_TYPE)
+
+
+@require_GET
+def as_json_3_0(request: HttpRequest) -> HttpResponse:
+    return HttpResponse(json.dumps(document_3_0()), content_type=JSON_TYPE)
+
+
+@require_GET
+def as_yaml(request: HttpRequest) -> HttpResponse:
+    text = yaml.safe_dump(document(), sort_keys=False, allow_unicode=True)
+    return HttpResponse(text, content_type="application/yaml")
+
+
+@require_GET
+def schema(request: HttpRequest, name: str) -> HttpResponse:
+    """One schema alone, as JSON Schema with what it refers to."""
+    schemas = document()["components"]["schemas"]
+    if name not in schemas:
+        raise errors.NotFound("No such schema.")
+    text = json.dumps({**schemas[name], "$defs": schemas})
+    text = text.replace("#/components/schemas/", "#/$defs/")
+    return HttpResponse(text, content_type="application/schema+json")
