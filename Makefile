@@ -4,7 +4,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install run web worker beat demo demo-typescript test test-unit lint types arch check bench chaos lock clean
+.PHONY: help install run web worker beat demo demo-typescript test test-real test-rest test-unit lint types arch check bench chaos lock clean
 
 help: ## Show what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -35,7 +35,15 @@ demo-typescript: install ## The same with the TypeScript SDK; needs Node.js 20
 	$(PY) scripts/demo.py typescript
 
 test: install check ## Run every check and test; starts its own PostgreSQL and Redis
-	$(PY) scripts/services.py -- $(PY) -m pytest
+	@$(PY) scripts/services.py -- true # installs what is missing, once for both
+	@echo "Running the two halves side by side; each is printed when it is through."
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-real test-rest
+
+test-real: install ## Run the tests with real applications, and of outages
+	$(PY) scripts/services.py -- $(PY) -m pytest tests/e2e tests/chaos
+
+test-rest: install ## Run all other tests
+	$(PY) scripts/services.py -- $(PY) -m pytest --ignore=tests/e2e --ignore=tests/chaos
 
 test-unit: install ## Run the tests that need no servers
 	$(PY) -m pytest tests -m "not services"

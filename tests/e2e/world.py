@@ -5,8 +5,8 @@ Everything here is real: server processes, the SDKs from their registries, datab
 
 from __future__ import annotations
 
-import collections
 import contextlib
+import fcntl
 import hashlib
 import html
 import json
@@ -18,9 +18,8 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import threading
 import venv
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -53,7 +52,13 @@ def needs(language: str) -> pytest.MarkDecorator:
     )
 
 
-_installing: dict[Path, threading.Lock] = collections.defaultdict(threading.Lock)
+@contextlib.contextmanager
+def alone_with(home: Path) -> Iterator[None]:
+    """Hold other threads and processes off a place of the cache."""
+    home.parent.mkdir(parents=True, exist_ok=True)
+    with home.with_name(f"{home.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def install_sdk(language: str, version: str) -> Path:
@@ -65,7 +70,7 @@ def install_sdk(language: str, version: str) -> Path:
     sources = sorted(p for p in (APPS / language).rglob("*") if p.is_file())
     state = hashlib.sha256(b"".join(p.read_bytes() for p in sources)).hexdigest()
     stamp = home / ".installed"
-    with _installing[home]:
+    with alone_with(home):
         if not stamp.exists() or (sources and stamp.read_text() != state):
             home.mkdir(parents=True, exist_ok=True)
             _INSTALL[language](home, version)
