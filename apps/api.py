@@ -20,6 +20,7 @@ from django.http.response import HttpResponseBase
 from ninja import NinjaAPI, Router, Schema
 from ninja.errors import HttpError, ValidationError
 from pydantic import (
+    AfterValidator,
     AwareDatetime,
     BaseModel,
     ConfigDict,
@@ -45,12 +46,6 @@ TOLD_BACK_CHARS = 200
 _CAMEL = ConfigDict(alias_generator=to_camel, populate_by_name=True)
 
 
-class Params(Schema):
-    """Parameters of a path or a query; a query's unknown names are ignored."""
-
-    model_config = _CAMEL
-
-
 class _NullIsAbsence(BaseModel):
     """Describes a field whose default is None as one that is absent, never null."""
 
@@ -69,6 +64,12 @@ class _NullIsAbsence(BaseModel):
                 if name not in cls.nullable and "anyOf" in one:
                     one.update(one.pop("anyOf")[0])
         return found
+
+
+class Params(_NullIsAbsence, Schema):
+    """Parameters of a path or a query; a query's unknown names are ignored."""
+
+    model_config = _CAMEL
 
 
 class Input(_NullIsAbsence, Schema):
@@ -110,8 +111,21 @@ Int64 = _whole(64, Strict())
 # A query holds text only, so a number is read from it.
 QueryInt64 = _whole(64)
 Time = AwareDatetime
-# NUL, which PostgreSQL stores nowhere, is in no name and no id.
-Text = Annotated[str, Field(pattern=r"^[^\x00]*$")]
+
+
+def _storable(value: str) -> str:
+    if "\0" in value or value != _told(value):
+        raise ValueError("A NUL, or half of a character, is in no name and no id.")
+    return value
+
+
+def _told(text: str) -> str:
+    """JSON may hold half of a character; UTF-8 may not."""
+    return text.encode("utf-8", "replace").decode()
+
+
+# Names and ids: what PostgreSQL can store.
+Text = Annotated[str, AfterValidator(_storable)]
 
 
 class InOrg(Params):
@@ -221,14 +235,14 @@ def _location(loc: tuple[str | int, ...]) -> str:
     text = ""
     for part in parts:
         text += f"[{part}]" if isinstance(part, int) else f".{part}"
-    return text.removeprefix(".")
+    return _told(text.removeprefix("."))
 
 
 def _told_back(value: Any) -> Any:
     if value is None or isinstance(value, bool | int | float):
         return value
     if isinstance(value, str):
-        return value[:TOLD_BACK_CHARS]
+        return _told(value[:TOLD_BACK_CHARS])
     return None
 
 

@@ -8,6 +8,7 @@ from ninja import NinjaAPI
 from apps.api import SegmentConverter, add_error_handlers
 from apps.executors.api import routers as executors
 from apps.registry.api import routers as registry
+from apps.workflows.api import routers as workflows
 from conductor_site import openapi
 
 register_converter(SegmentConverter, "segment")
@@ -20,7 +21,7 @@ api = NinjaAPI(
     urls_namespace="api",
 )
 add_error_handlers(api)
-for router in (*registry, *executors):
+for router in (*registry, *executors, *workflows):
     api.add_router("", router)
 
 urlpatterns = [

@@ -123,16 +123,17 @@ async def aactor_in(request: HttpRequest, organization_name: str) -> Actor:
 
 
 def application_in(
-    request: HttpRequest, path: InApp, permission: str
+    request: HttpRequest, path: InApp, permission: str | None
 ) -> tuple[Actor, Application]:
-    """Return the caller and the application of a path. Raises: NotSignedIn; NotFound;
-    Forbidden without the permission, or for a key of other applications."""
+    """Return the caller and the application of a path. Where `permission` is None, the
+    service that is called next asks for it, and records a refusal. Raises: NotSignedIn;
+    NotFound; Forbidden without the permission, or for a key of other applications."""
     actor = actor_in(request, path.org_name)
     return actor, _application(actor, path.app_name, permission)
 
 
 async def aapplication_in(
-    request: HttpRequest, path: InApp, permission: str
+    request: HttpRequest, path: InApp, permission: str | None
 ) -> tuple[Actor, Application]:
     """`application_in`, for the event loop. The application may be a second old."""
     actor = await aactor_in(request, path.org_name)
@@ -166,7 +167,7 @@ def _with_traces(actor: Actor, request: HttpRequest) -> Actor:
     return replace(actor, **auth.traces(request))
 
 
-def _application(actor: Actor, name: str, permission: str) -> Application:
+def _application(actor: Actor, name: str, permission: str | None) -> Application:
     try:
         return selectors.get_application_for(
             actor=actor, name=name, permission=permission

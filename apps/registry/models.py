@@ -35,6 +35,7 @@ application_name = RegexValidator(
 role_name = RegexValidator(
     r"\A[a-zA-Z0-9_]{3,30}\Z", "Use 3 to 30 letters, digits and underscores."
 )
+AT_LEAST_ONE = [MinValueValidator(1)]
 
 
 def default_executor_timeout_secs() -> int:
@@ -159,6 +160,17 @@ class Application(models.Model):
     )
     private_mode = models.BooleanField(
         default=False, help_text="Keep nothing about this application's workflows."
+    )
+    # Completed workflows beyond so many, or started so long ago, are removed; those not
+    # completed so long after they were created are cancelled. None: never.
+    gc_rows_threshold = models.BigIntegerField(
+        null=True, blank=True, validators=AT_LEAST_ONE
+    )
+    gc_time_threshold_ms = models.BigIntegerField(
+        null=True, blank=True, validators=AT_LEAST_ONE
+    )
+    global_timeout_ms = models.BigIntegerField(
+        null=True, blank=True, validators=AT_LEAST_ONE
     )
     store_payloads_days = models.PositiveIntegerField(null=True, blank=True)
 

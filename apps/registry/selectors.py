@@ -39,12 +39,16 @@ def applications_of(actor: Actor) -> QuerySet[Application]:
     return found.order_by("name")
 
 
-def get_application_for(*, actor: Actor, name: str, permission: str) -> Application:
-    """Raises: NotFound for an unknown, foreign or unseen one; Forbidden."""
+def get_application_for(
+    *, actor: Actor, name: str, permission: str | None
+) -> Application:
+    """Raises: NotFound for an unknown, foreign or unseen one; Forbidden, unless the
+    permission is left to be asked for later (None)."""
     application = applications_of(actor).filter(name=name).first()
     if application is None:
         raise errors.NotFound("No such application.")
-    actor.require(permission, application)
+    if permission is not None:
+        actor.require(permission, application)
     return application
 
 

@@ -1,5 +1,5 @@
 """Operations of the HTTP API on applications and their executors."""
 
-from apps.executors.api import applications
+from apps.executors.api import applications, executors
 
-routers = (applications.router,)
+routers = (applications.router, executors.router)

@@ -6,6 +6,7 @@ one or None. Payload texts are the SDK's own notation and are never interpreted.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -14,6 +15,7 @@ Record = dict[str, Any]
 
 # Beyond what any clock writes; keeps `datetime` from overflowing.
 _MAX_MS = 253_402_300_799_000
+_INT64 = 2**63
 
 
 def text(value: object) -> str | None:
@@ -32,18 +34,20 @@ def integer(value: object) -> int | None:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:
-        return int(value)
+        whole = int(value)
     except (ValueError, OverflowError):
         return None
+    return whole if -_INT64 <= whole < _INT64 else None
 
 
 def number(value: object) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:
-        return float(value)
+        real = float(value)
     except (ValueError, OverflowError):
         return None
+    return real if math.isfinite(real) else None
 
 
 def time_ms(value: object) -> datetime | None:

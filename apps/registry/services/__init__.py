@@ -5,6 +5,7 @@ from apps.registry.services.api_keys import (
     revoke_api_key,
 )
 from apps.registry.services.applications import (
+    ApplicationChanges,
     create_application,
     delete_application,
     register_application,
@@ -31,6 +32,7 @@ from apps.registry.services.organizations import (
 )
 
 __all__ = [
+    "ApplicationChanges",
     "accept_invitation",
     "add_member",
     "audited",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypedDict, Unpack
 
 from apps import errors
 from apps.registry import selectors
@@ -40,36 +40,40 @@ def register_application(
 ) -> Application:
     """Create an application, or set what is given of the one that is there."""
     found = selectors.applications_of(actor).filter(name=name).first()
-    if found is not None:
-        return update_application(
-            actor=actor, application=found, private_mode=private_mode
+    if found is None:
+        return create_application(
+            actor=actor, name=name, private_mode=bool(private_mode)
         )
-    return create_application(actor=actor, name=name, private_mode=bool(private_mode))
+    changes: ApplicationChanges = {}
+    if private_mode is not None:
+        changes["private_mode"] = private_mode
+    return update_application(actor=actor, application=found, **changes)
+
+
+class ApplicationChanges(TypedDict, total=False):
+    """What may be changed; a threshold that is None is none."""
+
+    executor_timeout_secs: int
+    private_mode: bool
+    gc_rows_threshold: int | None
+    gc_time_threshold_ms: int | None
+    global_timeout_ms: int | None
 
 
 def update_application(
-    *,
-    actor: Actor,
-    application: Application,
-    executor_timeout_secs: int | None = None,
-    private_mode: bool | None = None,
+    *, actor: Actor, application: Application, **changes: Unpack[ApplicationChanges]
 ) -> Application:
-    """Change what is given; None leaves a value as it is."""
-    changes: dict[str, Any] = {}
-    if executor_timeout_secs is not None:
-        changes["executor_timeout_secs"] = executor_timeout_secs
-    if private_mode is not None:
-        changes["private_mode"] = private_mode
+    """Change what is given. Raises: InvalidInput, NotFound where it is gone."""
     with audited(
         actor=actor,
         operation="application.update",
         target_type="application",
         target_id=application.name,
     ) as details:
+        details.update(changes)
         actor.require(Permission.APPLICATION_WRITE, application)
         for name, value in changes.items():
             setattr(application, name, value)
-        details.update(changes)
         validate(application)
         found = Application.objects.filter(pk=application.pk)
         if changes and found.update(**changes) != 1:
