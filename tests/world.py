@@ -164,7 +164,7 @@ def _fill(application: Application) -> Recovery:
     )
     SnapshotSync.objects.create(application=application, last_synced_at=now)
     WorkflowCommand.objects.create(
-        application=application, kind="cancel", workflow_ids=[WORKFLOW_ID]
+        application=application, operation="workflow.cancel", workflow_ids=[WORKFLOW_ID]
     )
     return recovery
 

@@ -38,6 +38,7 @@ from apps.executors.protocol import codec, messages
 from apps.executors.protocol.rows import WorkflowRow
 from apps.registry.auth import Actor
 from apps.registry.models import Application, Permission
+from apps.registry.operations import Operation, TargetType
 from apps.registry.services import audited
 
 logger = logging.getLogger(__name__)
@@ -154,11 +155,11 @@ def retry_now(*, actor: Actor, recovery: Recovery) -> None:
     """Make a waiting recovery due at once. Raises: Conflict where it does not wait."""
     with audited(
         actor=actor,
-        operation="recovery.retry",
-        target_type="recovery",
-        target_id=str(recovery.pk),
+        operation=Operation.RECOVERY_RETRY,
+        target_type=TargetType.APPLICATION,
+        target_id=recovery.application.name,
     ) as details:
-        details["application_name"] = recovery.application.name
+        details["recovery_id"] = recovery.pk
         details["executor_id"] = recovery.executor_id
         actor.require(Permission.APPLICATION_WRITE, recovery.application)
         changed = Recovery.objects.filter(pk=recovery.pk, state=State.WAITING).update(

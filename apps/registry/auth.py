@@ -20,6 +20,17 @@ from apps.registry.models import (
 ALL_PERMISSIONS = frozenset(Permission.values)
 
 
+class Identity(TypedDict):
+    """What remains of an actor when only its name is needed. Fit for JSON."""
+
+    kind: str
+    id: str
+    display: str
+    source_ip: str
+    request_id: str
+    user_agent: str
+
+
 @dataclass(frozen=True, slots=True)
 class Actor:
     """Somebody in one organization: a member, a key, or Conductor itself."""
@@ -35,6 +46,17 @@ class Actor:
     source_ip: str = ""
     request_id: str = ""
     user_agent: str = ""
+
+    def identity(self) -> Identity:
+        """Who it is and where the request came from; of this the audit log is made."""
+        return {
+            "kind": self.kind,
+            "id": self.id,
+            "display": self.display,
+            "source_ip": self.source_ip,
+            "request_id": self.request_id,
+            "user_agent": self.user_agent,
+        }
 
     def sees(self, application: Application) -> bool:
         return application.organization_id == self.organization.pk and (
@@ -149,6 +171,11 @@ def traces(request: HttpRequest | None) -> Traces:
         "request_id": read("HTTP_X_REQUEST_ID", 64),
         "user_agent": read("HTTP_USER_AGENT", 256),
     }
+
+
+def past_actor(organization: Organization, identity: Identity) -> Actor:
+    """Who did something then; may do nothing now."""
+    return Actor(organization=organization, permissions=frozenset(), **identity)
 
 
 def system_actor(organization: Organization) -> Actor:

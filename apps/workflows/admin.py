@@ -34,8 +34,8 @@ class WorkflowCommandAdmin(OfApplicationAdmin):
         "created_at",
         "organization",
         "application",
-        "kind",
+        "operation",
+        "target_id",
         "state",
-        "actor_display",
         "finished_at",
     )

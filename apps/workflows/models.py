@@ -120,13 +120,7 @@ class SnapshotSync(models.Model):
 
 
 class WorkflowCommand(models.Model):
-    """An order given by a person or a key: cancel, resume, fork, delete."""
-
-    class Kind(models.TextChoices):
-        CANCEL = "cancel"
-        RESUME = "resume"
-        FORK = "fork"
-        DELETE = "delete"
+    """An order given by a person or a key. See `services.records`."""
 
     class State(models.TextChoices):
         SENT = "SENT"
@@ -136,17 +130,28 @@ class WorkflowCommand(models.Model):
     application = models.ForeignKey(
         Application, models.CASCADE, related_name="commands"
     )
-    kind = models.CharField(max_length=16, choices=Kind.choices)
+    operation = models.CharField(max_length=64)
+    target_type = models.CharField(max_length=32)
+    target_id = models.CharField(max_length=512, blank=True)
     workflow_ids = models.JSONField(default=list)
     state = models.CharField(max_length=8, choices=State.choices, default=State.SENT)
-    actor_display = models.CharField(max_length=254, blank=True)
+    # `Actor.identity()`, for the audit entry.
+    actor = models.JSONField(default=dict)
     created_at = models.DateTimeField(db_default=Now())
     finished_at = models.DateTimeField(null=True, blank=True)
     error = models.CharField(max_length=500, blank=True)
     detail = models.JSONField(default=dict)
 
     class Meta:
-        indexes = [models.Index(fields=["application", "-id"], name="command_newest")]
+        indexes = [
+            models.Index(fields=["application", "-id"], name="command_newest"),
+            # Those that somebody has to close.
+            models.Index(
+                fields=["created_at"],
+                condition=models.Q(state="SENT"),
+                name="command_sent",
+            ),
+        ]
 
     def __str__(self) -> str:
-        return f"{self.kind} of {len(self.workflow_ids)} workflows"
+        return f"{self.operation} {self.target_id}"

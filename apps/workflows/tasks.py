@@ -7,7 +7,7 @@ import logging
 from celery import shared_task
 from django.db.utils import InterfaceError, OperationalError
 
-from apps.workflows.services import commands, sync
+from apps.workflows.services import records, sync
 
 logger = logging.getLogger(__name__)
 
@@ -24,4 +24,4 @@ def sync_snapshots() -> None:
 @shared_task(name="workflows.close_abandoned_commands", soft_time_limit=30)
 def close_abandoned_commands() -> None:
     """Say of commands whose sender is gone that nobody knows what became of them."""
-    commands.close_abandoned()
+    records.close_abandoned()

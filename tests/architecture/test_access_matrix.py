@@ -23,7 +23,7 @@ from apps.executors import gateway
 from apps.executors.protocol.messages import Request
 from apps.executors.routing import websocket_urlpatterns
 from apps.registry.models import Application, AuditEntry, Role
-from apps.workflows.models import WorkflowSnapshot
+from apps.workflows.models import WorkflowCommand, WorkflowSnapshot
 from benchmarks.stack import wait_until
 from tests.e2e.world import Embedded
 from tests.world import INVITATION, WORKFLOW_ID, State, World, answer, make_world
@@ -423,12 +423,16 @@ def test_change_needs_a_csrf_token(world: World, sent: list[Request], row: Row) 
 def test_change_that_cannot_be_audited_is_not_made(
     world: World, sent: list[Request], row: Row
 ) -> None:
+    """Of an order that is the record, from which the entry is written in the end."""
     # Only who is no member yet can accept an invitation.
     name = "mallory" if row.route == "registry:invitation_accept" else "alice"
     client = world.client(name)
     before = world.state()
 
-    with mock.patch.object(AuditEntry.objects, "create", side_effect=DatabaseError):
+    with (
+        mock.patch.object(AuditEntry.objects, "create", side_effect=DatabaseError),
+        mock.patch.object(WorkflowCommand.objects, "create", side_effect=DatabaseError),
+    ):
         response = _request(client, row, world)
 
     assert response.status_code == 500

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from datetime import timedelta
 from typing import Any
+from unittest import mock
 
 import pytest
+from django.db import DatabaseError
 
 from apps import errors
 from apps.executors import clock
-from apps.registry.models import AuditEntry
+from apps.registry.models import Application, AuditEntry
 from apps.workflows.models import WorkflowCommand, WorkflowSnapshot
-from apps.workflows.services import commands
+from apps.workflows.services import commands, records
 from tests.workflows.conftest import Served
 from tests.workflows.executor import NOON, ScriptedExecutor, workflow
 
@@ -64,8 +66,9 @@ def test_cancel_tells_what_happened_to_each(
     ]
     assert executor.last("cancel")["workflow_ids"] == ["pending", "enqueued"]
     assert audited() == [("workflow.bulk_cancel", "success")]
-    results = WorkflowCommand.objects.get().detail["results"]
-    assert {r["result"] for r in results} == {"done", "nothing", "missing"}
+    entry = AuditEntry.objects.get(operation="workflow.bulk_cancel")
+    assert entry.details["results"] == {"done": 2, "nothing": 2, "missing": 1}
+    assert (entry.target_type, entry.target_id) == ("application", "orders")
 
 
 def test_finished_workflow_is_not_ordered_about(
@@ -126,7 +129,7 @@ def test_success_without_effect_is_a_failure(
     assert order(served, verb, one)[0][0] == "failed"
 
     assert state() == "FAILED"
-    assert audited()[-1] == (f"workflow.{verb}", "failure")
+    assert audited() == [(f"workflow.{verb}", "failure")]
 
 
 def test_order_without_an_answer_may_still_be_carried_out(
@@ -143,7 +146,7 @@ def test_order_without_an_answer_may_still_be_carried_out(
 
     assert outcome.result == "failed"
     assert "may still be carried out" in outcome.sentence
-    assert (state(), audited()[-1][1]) == ("FAILED", "failure")
+    assert (state(), audited()) == ("FAILED", [("workflow.cancel", "failure")])
 
 
 def test_lost_answer_to_a_carried_out_order_is_no_failure(
@@ -211,7 +214,7 @@ def test_nobody_there_is_a_recorded_failure(served: Served) -> None:
     with pytest.raises(errors.NoHealthyExecutor):
         order(served, "cancel", "w0")
 
-    assert (state(), audited()[-1]) == ("FAILED", ("workflow.cancel", "failure"))
+    assert (state(), audited()) == ("FAILED", [("workflow.cancel", "failure")])
 
 
 def test_read_only_member_is_denied_and_noted(
@@ -246,11 +249,15 @@ def test_stranger_finds_no_such_application(
 
 
 @pytest.mark.parametrize("ids", [[], [""], [f"w{n}" for n in range(101)]])
-def test_orders_are_bounded(served: Served, ids: list[str]) -> None:
+def test_orders_are_bounded(
+    served: Served, executor: ScriptedExecutor, ids: list[str]
+) -> None:
     with pytest.raises(errors.InvalidInput):
         order(served, "cancel", *ids)
 
-    assert WorkflowCommand.objects.count() == 0
+    assert state() == "FAILED"
+    assert [outcome for _, outcome in audited()] == ["failure"]
+    assert executor.count("list_workflows") == 0
 
 
 def test_hundred_long_ids_go_in_short_messages(served: Served) -> None:
@@ -263,19 +270,58 @@ def test_hundred_long_ids_go_in_short_messages(served: Served) -> None:
     assert max(len(str(request)) for request in executor.asked) < 16_000
 
 
-def test_abandoned_command_is_closed_in_words(served: Served) -> None:
-    old = WorkflowCommand.objects.create(
-        application=served.application,
-        kind="cancel",
-        created_at=clock.now() - timedelta(minutes=6),
-    )
-    WorkflowCommand.objects.create(application=served.application, kind="cancel")
+def test_order_that_ended_halfway_is_closed_in_words_and_audited_once(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def end(*args: Any) -> Any:
+        raise SystemExit
 
-    assert commands.close_abandoned() == 1
+    monkeypatch.setattr(commands, "_read", end)
+    for one in ("w0", "w1"):
+        with pytest.raises(SystemExit):
+            order(served, "cancel", one)
+    assert audited() == []
+    old = WorkflowCommand.objects.filter(target_id="w0")
+    old.update(created_at=clock.now() - timedelta(minutes=6))
 
-    old.refresh_from_db()
-    assert old.state == "FAILED"
-    assert "may have been carried out" in old.error
+    assert (records.close_abandoned(), records.close_abandoned()) == (1, 0)
+
+    assert old.get().state == "FAILED"
+    assert "may have been carried out" in old.get().error
+    entry = AuditEntry.objects.get(operation="workflow.cancel")
+    assert (entry.target_id, entry.outcome) == ("w0", "failure")
+    assert entry.subject_display == "alice@example.com"
+
+
+def test_order_that_could_not_be_audited_is_audited_later(
+    served: Served, executor: ScriptedExecutor
+) -> None:
+    with (
+        mock.patch.object(AuditEntry.objects, "create", side_effect=DatabaseError),
+        pytest.raises(DatabaseError),
+    ):
+        order(served, "cancel", "pending")
+    assert state() == "SENT"
+    WorkflowCommand.objects.update(created_at=clock.now() - timedelta(minutes=6))
+
+    records.close_abandoned()
+
+    assert audited() == [("workflow.cancel", "failure")]
+
+
+def test_order_whose_application_is_deleted_meanwhile_is_still_audited(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def delete_first(application: Application, ids: Any) -> Any:
+        Application.objects.get(pk=application.pk).delete()
+        raise errors.NoHealthyExecutor("Nobody is there.")
+
+    monkeypatch.setattr(commands, "_read", delete_first)
+
+    with pytest.raises(errors.NoHealthyExecutor):
+        order(served, "cancel", "w0")
+
+    assert audited() == [("workflow.cancel", "failure")]
 
 
 # --- Fork ----------------------------------------------------------------------------
@@ -348,4 +394,4 @@ def test_fork_of_nothing_is_not_found(
             workflow_id="nobody",
         )
 
-    assert audited()[-1] == ("workflow.fork", "failure")
+    assert audited() == [("workflow.fork", "failure")]

@@ -13,6 +13,7 @@ from apps.registry.services.applications import (
 )
 from apps.registry.services.audit import (
     audited,
+    failure_audited,
     record_audit,
 )
 from apps.registry.services.members import (
@@ -42,6 +43,7 @@ __all__ = [
     "create_application",
     "create_organization",
     "delete_application",
+    "failure_audited",
     "free_organization_name",
     "invite_member",
     "is_invited",

@@ -15,6 +15,7 @@ from apps.registry.models import (
     Application,
     Permission,
 )
+from apps.registry.operations import Operation, TargetType
 from apps.registry.services.audit import audited
 from apps.registry.services.rows import inserted
 
@@ -34,7 +35,10 @@ def create_api_key(
     """
     granted = list(permissions or [Permission.WEBSOCKET_CONNECT])
     with audited(
-        actor=actor, operation="token.create", target_type="token", target_id=name
+        actor=actor,
+        operation=Operation.TOKEN_CREATE,
+        target_type=TargetType.TOKEN,
+        target_id=name,
     ) as details:
         actor.require(Permission.TOKEN_WRITE)
         _check_grant(actor, granted)
@@ -83,7 +87,10 @@ def _check_grant(actor: Actor, permissions: Sequence[str]) -> None:
 def revoke_api_key(*, actor: Actor, key: ApiKey) -> bool:
     """Revoke; open sockets close within seconds. Return False if it was already."""
     with audited(
-        actor=actor, operation="token.revoke", target_type="token", target_id=key.name
+        actor=actor,
+        operation=Operation.TOKEN_REVOKE,
+        target_type=TargetType.TOKEN,
+        target_id=key.name,
     ):
         actor.require(Permission.TOKEN_WRITE)
         changed = ApiKey.objects.filter(pk=key.pk, revoked_at=None).update(

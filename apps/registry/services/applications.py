@@ -11,6 +11,7 @@ from apps.registry.models import (
     Application,
     Permission,
 )
+from apps.registry.operations import Operation, TargetType
 from apps.registry.services.audit import audited
 from apps.registry.services.rows import inserted, validate
 
@@ -20,8 +21,8 @@ def create_application(
 ) -> Application:
     with audited(
         actor=actor,
-        operation="application.create",
-        target_type="application",
+        operation=Operation.APPLICATION_CREATE,
+        target_type=TargetType.APPLICATION,
         target_id=name,
     ) as details:
         actor.require(Permission.APPLICATION_WRITE)
@@ -66,8 +67,8 @@ def update_application(
     """Change what is given. Raises: InvalidInput, NotFound where it is gone."""
     with audited(
         actor=actor,
-        operation="application.update",
-        target_type="application",
+        operation=Operation.APPLICATION_UPDATE,
+        target_type=TargetType.APPLICATION,
         target_id=application.name,
     ) as details:
         details.update(changes)
@@ -86,8 +87,8 @@ def delete_application(*, actor: Actor, application: Application) -> None:
     the instances within seconds."""
     with audited(
         actor=actor,
-        operation="application.delete",
-        target_type="application",
+        operation=Operation.APPLICATION_DELETE,
+        target_type=TargetType.APPLICATION,
         target_id=application.name,
     ):
         actor.require(Permission.APPLICATION_WRITE, application)

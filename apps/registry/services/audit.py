@@ -11,19 +11,18 @@ from django.db import transaction
 from apps import errors
 from apps.registry import remembered
 from apps.registry.auth import Actor
-from apps.registry.models import (
-    AuditEntry,
-)
+from apps.registry.models import AuditEntry
+from apps.registry.operations import Operation, TargetType
 
 
 def record_audit(
     *,
     actor: Actor,
-    operation: str,
-    target_type: str = "",
-    target_id: str = "",
+    operation: Operation,
+    target_type: TargetType,
+    target_id: str,
     details: dict[str, Any] | None = None,
-    outcome: str = AuditEntry.Outcome.SUCCESS,
+    outcome: AuditEntry.Outcome = AuditEntry.Outcome.SUCCESS,
 ) -> AuditEntry:
     """Write one entry. Call it inside the transaction of the change it records."""
     return AuditEntry.objects.create(
@@ -44,31 +43,53 @@ def record_audit(
 
 @contextmanager
 def audited(
-    *, actor: Actor, operation: str, target_type: str, target_id: str
+    *, actor: Actor, operation: Operation, target_type: TargetType, target_id: str
 ) -> Iterator[dict[str, Any]]:
     """One audited change: its rows and its entry are written together, and a denied or
     failed attempt leaves an entry of its own. Yields the details to fill in."""
     details: dict[str, Any] = {}
+    with (
+        failure_audited(
+            actor=actor,
+            operation=operation,
+            target_type=target_type,
+            target_id=target_id,
+            details=details,
+        ),
+        transaction.atomic(),
+    ):
+        yield details
+        record_audit(
+            actor=actor,
+            operation=operation,
+            target_type=target_type,
+            target_id=target_id,
+            details=details,
+        )
+        transaction.on_commit(remembered.forget)
+
+
+@contextmanager
+def failure_audited(
+    *,
+    actor: Actor,
+    operation: Operation,
+    target_type: TargetType,
+    target_id: str,
+    details: dict[str, Any],
+) -> Iterator[None]:
+    """An attempt that leaves an entry where it is denied or fails, and only there."""
     try:
-        with transaction.atomic():
-            yield details
-            record_audit(
-                actor=actor,
-                operation=operation,
-                target_type=target_type,
-                target_id=target_id,
-                details=details,
-            )
-            transaction.on_commit(remembered.forget)
+        yield
     except errors.ConductorError as exc:
-        denied = isinstance(exc, errors.Forbidden)
         outcomes = AuditEntry.Outcome
+        is_denied = isinstance(exc, errors.Forbidden)
         record_audit(
             actor=actor,
             operation=operation,
             target_type=target_type,
             target_id=target_id,
             details={**details, "reason": exc.message},
-            outcome=outcomes.DENIED if denied else outcomes.FAILURE,
+            outcome=outcomes.DENIED if is_denied else outcomes.FAILURE,
         )
         raise

@@ -20,6 +20,7 @@ from apps.registry.models import (
     Permission,
     Role,
 )
+from apps.registry.operations import Operation, TargetType
 from apps.registry.services.audit import audited, record_audit
 from apps.registry.services.rows import inserted
 
@@ -32,8 +33,8 @@ def invite_member(
     """Make a one-time link; its secret is returned once."""
     with audited(
         actor=actor,
-        operation="user.invite",
-        target_type="invitation",
+        operation=Operation.USER_INVITE,
+        target_type=TargetType.USER,
         target_id=email,
     ) as details:
         actor.require(Permission.ORGANIZATION_WRITE)
@@ -88,8 +89,8 @@ def add_member(*, actor: Actor, user: User, role: Role) -> Membership:
     """Make a person a member. Raises: Conflict where they are one already."""
     with audited(
         actor=actor,
-        operation="user.join",
-        target_type="user",
+        operation=Operation.USER_JOIN,
+        target_type=TargetType.USER,
         target_id=str(user.email or user),
     ) as details:
         actor.require(Permission.ORGANIZATION_WRITE)
@@ -107,8 +108,8 @@ def add_member(*, actor: Actor, user: User, role: Role) -> Membership:
 def revoke_invitation(*, actor: Actor, invitation: Invitation) -> bool:
     with audited(
         actor=actor,
-        operation="user.uninvite",
-        target_type="invitation",
+        operation=Operation.USER_UNINVITE,
+        target_type=TargetType.USER,
         target_id=invitation.email,
     ):
         actor.require(Permission.ORGANIZATION_WRITE)
@@ -121,8 +122,8 @@ def revoke_invitation(*, actor: Actor, invitation: Invitation) -> bool:
 def change_role(*, actor: Actor, membership: Membership, role: Role) -> None:
     with audited(
         actor=actor,
-        operation="role.grant",
-        target_type="user",
+        operation=Operation.ROLE_GRANT,
+        target_type=TargetType.USER,
         target_id=str(membership.user),
     ) as details:
         actor.require(Permission.ORGANIZATION_WRITE)
@@ -139,8 +140,8 @@ def change_role(*, actor: Actor, membership: Membership, role: Role) -> None:
 def remove_member(*, actor: Actor, membership: Membership) -> None:
     with audited(
         actor=actor,
-        operation="user.remove",
-        target_type="user",
+        operation=Operation.USER_REMOVE,
+        target_type=TargetType.USER,
         target_id=str(membership.user),
     ):
         actor.require(Permission.ORGANIZATION_WRITE)
@@ -161,8 +162,10 @@ def set_user_active(*, actors: Sequence[Actor], user: User, is_active: bool) -> 
         for actor in actors if changed else ():
             record_audit(
                 actor=actor,
-                operation="user.reactivate" if is_active else "user.deactivate",
-                target_type="user",
+                operation=Operation.USER_REACTIVATE
+                if is_active
+                else Operation.USER_DEACTIVATE,
+                target_type=TargetType.USER,
                 target_id=str(user.email or user),
             )
     return changed == 1

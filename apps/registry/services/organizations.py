@@ -14,6 +14,7 @@ from apps.registry.models import (
     Organization,
     Role,
 )
+from apps.registry.operations import Operation, TargetType
 from apps.registry.services.audit import record_audit
 from apps.registry.services.rows import inserted
 
@@ -28,8 +29,8 @@ def create_organization(*, user: User, name: str) -> Organization:
         actor = system_actor(organization)
         record_audit(
             actor=actor,
-            operation="organization.create",
-            target_type="organization",
+            operation=Operation.ORGANIZATION_CREATE,
+            target_type=TargetType.ORGANIZATION,
             target_id=name,
             details={"admin": str(membership.user)},
         )

@@ -1,50 +1,66 @@
 """Orders to workflows: cancel, resume, fork, delete.
 
-Each is recorded and audited before it is sent, and the record closed with what came of
-it. `success` from an executor says only that it took the order. So a workflow's status
-is read before, which tells what there is to do, and after, which tells what was done.
+Each is recorded before it is sent; see `records`. `success` from an executor says only
+that it took the order. So a workflow's status is read before, which tells what there is
+to do, and after, which tells what was done.
 """
 
 from __future__ import annotations
 
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 
-from django.db import transaction
-
 from apps import errors
-from apps.executors import clock, gateway
+from apps.executors import gateway
 from apps.executors.models import Executor
 from apps.executors.protocol import codec, messages
 from apps.executors.protocol.messages import Request
 from apps.executors.protocol.rows import WorkflowRow
 from apps.registry.auth import Actor
-from apps.registry.models import Application, AuditEntry, Permission
-from apps.registry.services import record_audit
-from apps.workflows.models import FINISHED, WorkflowCommand
+from apps.registry.models import Application
+from apps.registry.operations import Operation, TargetType
+from apps.workflows.models import FINISHED
 from apps.workflows.services import snapshots
+from apps.workflows.services.records import Record, recorded
 
 BULK_LIMIT = 100
 READ_TIMEOUT_S = 5.0
 COMMAND_TIMEOUT_S = 15.0
-ABANDONED_AFTER = timedelta(minutes=5)
 # Where nobody says what the first step is numbered.
 ZERO_BASED = ("typescript", "go", "java")
-Kind = WorkflowCommand.Kind
-State = WorkflowCommand.State
+CANCEL = (Operation.WORKFLOW_CANCEL, Operation.WORKFLOW_BULK_CANCEL)
+RESUME = (Operation.WORKFLOW_RESUME, Operation.WORKFLOW_BULK_RESUME)
+DELETE = (Operation.WORKFLOW_DELETE, Operation.WORKFLOW_BULK_DELETE)
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """Who orders what, of which workflows."""
+    """Who orders what, of which workflows. `operations`: what one and what many are
+    called in the audit log."""
 
     actor: Actor
     application: Application
-    kind: WorkflowCommand.Kind
+    operations: tuple[Operation, Operation]
     workflow_ids: tuple[str, ...]
+
+    def recorded(self, details: dict[str, Any]) -> AbstractContextManager[Record]:
+        ids = self.workflow_ids
+        one, many = self.operations
+        is_one = len(ids) == 1
+        some = [workflow_id[:512] for workflow_id in ids[:BULK_LIMIT]]
+        return recorded(
+            actor=self.actor,
+            application=self.application,
+            operation=one if is_one else many,
+            target_type=TargetType.WORKFLOW if is_one else TargetType.APPLICATION,
+            target_id=ids[0] if is_one else self.application.name,
+            workflow_ids=some,
+            details=details if is_one else details | {"workflow_ids": some},
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +91,7 @@ def cancel_workflows(
     cancel_children: bool = False,
 ) -> list[Outcome]:
     """Cancel; a running step finishes first. Raises: what `gateway.ask` raises."""
-    order = Order(actor, application, Kind.CANCEL, tuple(workflow_ids))
+    order = Order(actor, application, CANCEL, tuple(workflow_ids))
 
     def before(workflow_id: str, row: WorkflowRow | None) -> Outcome | None:
         if row is None:
@@ -114,7 +130,7 @@ def resume_workflows(
 ) -> list[Outcome]:
     """Let workflows go on that were cancelled or gave up, or start those that wait in a
     queue. Never one that runs: older SDKs would run it twice at once."""
-    order = Order(actor, application, Kind.RESUME, tuple(workflow_ids))
+    order = Order(actor, application, RESUME, tuple(workflow_ids))
 
     def before(workflow_id: str, row: WorkflowRow | None) -> Outcome | None:
         if row is None:
@@ -145,7 +161,7 @@ def delete_workflows(
     delete_children: bool = False,
 ) -> list[Outcome]:
     """Remove workflows and their history for ever."""
-    order = Order(actor, application, Kind.DELETE, tuple(workflow_ids))
+    order = Order(actor, application, DELETE, tuple(workflow_ids))
 
     def before(workflow_id: str, row: WorkflowRow | None) -> Outcome | None:
         return _missing(workflow_id) if row is None else None
@@ -199,12 +215,18 @@ def fork_workflow(
     The version is the original's unless another is named: without one the SDKs differ.
     Safe to repeat with the same new id: there is one fork. Raises: NotFound, Conflict.
     """
-    order = Order(actor, application, Kind.FORK, (workflow_id,))
     new_id = new_workflow_id or str(uuid.uuid4())
-    _require(order)
-    step = first_step(application) if start_step is None else start_step
-    command = _record(order, {"start_step": step, "new_workflow_id": new_id})
-    try:
+    with recorded(
+        actor=actor,
+        application=application,
+        operation=Operation.WORKFLOW_FORK,
+        target_type=TargetType.WORKFLOW,
+        target_id=workflow_id,
+        workflow_ids=[workflow_id],
+        details={"new_workflow_id": new_id},
+    ) as record:
+        step = first_step(application) if start_step is None else start_step
+        record.details["start_step"] = step
         original = _read(application, [workflow_id]).get(workflow_id)
         if original is None:
             raise errors.NotFound("There is no such workflow.")
@@ -216,10 +238,6 @@ def fork_workflow(
         )
         if not _is_forked(request, application):
             _fork(request, application)
-    except errors.ConductorError as exc:
-        _close(order, command, State.FAILED, exc.message)
-        raise
-    _close(order, command, State.DONE)
     return new_id
 
 
@@ -262,17 +280,6 @@ def first_step(application: Application) -> int:
 # --- Carrying out --------------------------------------------------------------------
 
 
-def close_abandoned() -> int:
-    """Close the records whose sender ended before it could; return how many."""
-    return WorkflowCommand.objects.filter(
-        state=State.SENT, created_at__lt=clock.now() - ABANDONED_AFTER
-    ).update(
-        state=State.FAILED,
-        error="Conductor stopped before the answer came. It may have been carried out.",
-        finished_at=clock.now(),
-    )
-
-
 def _carry_out(
     order: Order,
     before: Callable[[str, WorkflowRow | None], Outcome | None],
@@ -280,15 +287,27 @@ def _carry_out(
     after: Judge,
     details: dict[str, Any],
 ) -> list[Outcome]:
-    """Look, record, send, look again; return one outcome for each workflow."""
-    _require(order)
-    ids = _checked(order.workflow_ids)
-    command = _record(order, details)
-    try:
-        rows = _read(order.application, ids)
-    except errors.ConductorError as exc:
-        _close(order, command, State.FAILED, exc.message)
-        raise
+    """Look, send, look again; return one outcome for each workflow."""
+    with order.recorded(details) as record:
+        ids = _checked(order.workflow_ids)
+        outcomes, failure = _look_and_send(order, ids, before, request, after)
+        _tell(record, outcomes.values(), failure)
+    if order.operations is DELETE:
+        gone = [
+            o.workflow_id for o in outcomes.values() if o.result in ("done", "missing")
+        ]
+        snapshots.forget(application=order.application, workflow_ids=gone)
+    return [outcomes[one] for one in ids]
+
+
+def _look_and_send(
+    order: Order,
+    ids: tuple[str, ...],
+    before: Callable[[str, WorkflowRow | None], Outcome | None],
+    request: Callable[[tuple[str, ...]], Request],
+    after: Judge,
+) -> tuple[dict[str, Outcome], str]:
+    rows = _read(order.application, ids)
     settled = {one: before(one, rows.get(one)) for one in ids}
     outcomes = {one: outcome for one, outcome in settled.items() if outcome is not None}
     todo = tuple(one for one in ids if one not in outcomes)
@@ -300,14 +319,7 @@ def _carry_out(
         failure = f"{exc.message} It may still be carried out."
     except errors.ConductorError as exc:
         failure = exc.message
-    outcomes |= _look_again(order, todo, after, failure)
-    _close_with(order, command, outcomes.values(), failure)
-    if order.kind == Kind.DELETE:
-        gone = [
-            o.workflow_id for o in outcomes.values() if o.result in ("done", "missing")
-        ]
-        snapshots.forget(application=order.application, workflow_ids=gone)
-    return [outcomes[one] for one in ids]
+    return outcomes | _look_again(order, todo, after, failure), failure
 
 
 def _look_again(
@@ -331,20 +343,12 @@ def _look_again(
     return outcomes
 
 
-def _close_with(
-    order: Order, command: WorkflowCommand, outcomes: Iterable[Outcome], failure: str
-) -> None:
-    results = [
-        {"workflow_id": o.workflow_id[:512], "result": o.result} for o in outcomes
-    ]
-    WorkflowCommand.objects.filter(pk=command.pk).update(
-        detail={**command.detail, "results": results}
-    )
+def _tell(record: Record, outcomes: Iterable[Outcome], failure: str) -> None:
+    """Say in the record of how many workflows came what."""
+    record.details["results"] = Counter(outcome.result for outcome in outcomes)
     bad = [o for o in outcomes if o.result in ("failed", "unknown")]
     if bad:
-        _close(order, command, State.FAILED, failure or bad[0].sentence)
-    else:
-        _close(order, command, State.DONE)
+        record.failure = failure or bad[0].sentence
 
 
 def _checked(workflow_ids: Sequence[str]) -> tuple[str, ...]:
@@ -356,14 +360,6 @@ def _checked(workflow_ids: Sequence[str]) -> tuple[str, ...]:
     return ids
 
 
-def _require(order: Order) -> None:
-    try:
-        order.actor.require(Permission.APPLICATION_WRITE, order.application)
-    except errors.Forbidden as exc:
-        _audit(order, {"reason": exc.message}, AuditEntry.Outcome.DENIED)
-        raise
-
-
 def _read(application: Application, ids: Sequence[str]) -> dict[str, WorkflowRow]:
     rows: dict[str, WorkflowRow] = {}
     for part in codec.id_parts(ids):
@@ -371,52 +367,3 @@ def _read(application: Application, ids: Sequence[str]) -> dict[str, WorkflowRow
         reply = gateway.ask(application, request, timeout_s=READ_TIMEOUT_S)
         rows |= {row.workflow_id: row for row in reply.output}
     return rows
-
-
-def _record(order: Order, details: dict[str, Any]) -> WorkflowCommand:
-    with transaction.atomic():
-        command = WorkflowCommand.objects.create(
-            application=order.application,
-            kind=order.kind,
-            workflow_ids=list(order.workflow_ids),
-            actor_display=order.actor.display[:254],
-            detail=details,
-        )
-        _audit(order, {"command": command.pk, **details}, AuditEntry.Outcome.SUCCESS)
-    return command
-
-
-def _close(
-    order: Order,
-    command: WorkflowCommand,
-    state: WorkflowCommand.State,
-    error: str = "",
-) -> None:
-    """From sent to done or failed, once; a failure is audited with its reason."""
-    with transaction.atomic():
-        closed = WorkflowCommand.objects.filter(pk=command.pk, state=State.SENT).update(
-            state=state, error=error[:500], finished_at=clock.now()
-        )
-        if closed and state == State.FAILED:
-            _audit(
-                order,
-                {"command": command.pk, "reason": error},
-                AuditEntry.Outcome.FAILURE,
-            )
-
-
-def _audit(order: Order, details: dict[str, Any], outcome: str) -> None:
-    ids = order.workflow_ids
-    is_one = len(ids) == 1
-    record_audit(
-        actor=order.actor,
-        operation=f"workflow.{order.kind}" if is_one else f"workflow.bulk_{order.kind}",
-        target_type="workflow",
-        target_id=ids[0] if is_one else f"{len(ids)} workflows",
-        details={
-            "application_name": order.application.name,
-            **details,
-            **({} if is_one else {"workflow_ids": [one[:512] for one in ids]}),
-        },
-        outcome=outcome,
-    )
