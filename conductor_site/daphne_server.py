@@ -60,6 +60,7 @@ GOING_AWAY = 1001
 TOO_BIG = 1009
 NAME = "conductor"
 
+_ABSOLUTE = re.compile(rb"https?://[^/?]*", re.IGNORECASE)
 _SECRET_PATHS = re.compile(
     r"^(.*/(?:websocket/[^/]+|invitations|reset/key|confirm-email))/.+$"
 )
@@ -127,8 +128,19 @@ def _log_access(protocol: str, action: str, details: dict[str, Any]) -> None:
 
 
 def _problem(status: int, title: str) -> bytes:
-    body = {"title": title, "status": status, "detail": title, "error": title}
+    body = {
+        "type": "about:blank",
+        "title": title,
+        "status": status,
+        "detail": title,
+        "error": title,
+    }
     return json.dumps(body).encode()
+
+
+def _refusal(status: int, path: str, detail: str) -> tuple[str, bytes]:
+    """Refuse alike on every path; see `conductor_site.edge` for what the site does."""
+    return "application/problem+json", _problem(status, detail)
 
 
 class ExecutorProtocol(WebSocketProtocol):  # type: ignore[misc]
@@ -286,6 +298,7 @@ class Request(WebRequest):  # type: ignore[misc]
     """One HTTP request. Adds a limit to its body, which Twisted would store whole, and
     a `repr` that may be logged."""
 
+    uri: bytes
     _received = 0
     _refused = False
 
@@ -309,31 +322,81 @@ class Request(WebRequest):  # type: ignore[misc]
     def _refuse(self) -> None:
         """Answer at once. What the client still sends is thrown away for a while, so
         that it gets to read the answer and not a reset."""
-        body = self.server.too_large_body
-        self.channel.transport.write(
-            b"HTTP/1.1 413 %b\r\ncontent-type: text/html; charset=utf-8\r\n"
-            b"server: %b\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b"
-            % (http.RESPONSES[413], NAME.encode(), len(body), body)
-        )
         # The request itself learns what it is when it is complete.
-        method, path = self.channel._command, self.channel._path
-        access.info(
-            "%s %s 413", method.decode("latin1"), redact_path(path.decode("latin1"))
-        )
+        method = self.channel._command.decode("latin1")
+        path = _without_authority(self.channel._path).decode("latin1")
+        content_type, body = self.server.refusal(413, path, self.server.too_large)
+        self.channel.transport.write(_last_response(413, content_type, body))
+        access.info("%s %s 413", method, redact_path(path))
 
     def process(self) -> Any:
         if self._refused:
             self.channel.loseConnection()
             return None
+        self.uri = _without_authority(self.uri)
+        self.path = self.uri.partition(b"?")[0]
         return super().process()
+
+    def basic_error(self, status: int, status_text: bytes, body: str) -> None:
+        # Daphne's own page is HTML for everybody, and names Daphne.
+        path = self.uri.decode("latin1")
+        content_type, content = self.server.refusal(status, path, body)
+        headers = [
+            (b"content-type", content_type.encode()),
+            (b"content-length", str(len(content)).encode()),
+        ]
+        self.handle_reply(
+            {"type": "http.response.start", "status": status, "headers": headers}
+        )
+        self.handle_reply({"type": "http.response.body", "body": content})
 
     def __repr__(self) -> str:
         uri = getattr(self, "uri", b"").decode("latin1")
         return f"<request client={self.client_addr!r} path={redact_path(uri)!r}>"
 
 
+def _without_authority(target: bytes) -> bytes:
+    """Return the path of a request's target, which to a proxy is a whole URL."""
+    found = _ABSOLUTE.match(target)
+    return b"/" + target[found.end() :].removeprefix(b"/") if found else target
+
+
+def _last_response(status: int, content_type: str, body: bytes) -> bytes:
+    """Return a response, written by hand, to what never became a request."""
+    return (
+        b"HTTP/1.1 %d %b\r\ncontent-type: %b\r\nserver: %b\r\ncontent-length: %d\r\n"
+        b"connection: close\r\n\r\n%b"
+    ) % (
+        status,
+        http.RESPONSES[status],
+        content_type.encode(),
+        NAME.encode(),
+        len(body),
+        body,
+    )
+
+
+class Channel(http.HTTPChannel):  # type: ignore[misc]
+    """One HTTP connection. Says what is wrong with what is no HTTP, which no browser
+    sends: a problem on every path."""
+
+    def _respondToBadRequestAndDisconnect(self) -> None:
+        self._refuse("This is no HTTP request.")
+
+    def lineLengthExceeded(self, line: bytes) -> None:
+        self._refuse("The target, or a header, of the request is too long.")
+
+    def _refuse(self, detail: str) -> None:
+        content_type, body = _refusal(400, "", detail)
+        self.transport.write(_last_response(400, content_type, body))
+        access.info("no HTTP request 400")
+        self.loseConnection()
+
+
 class RequestFactory(HTTPFactory):  # type: ignore[misc]
-    """Makes `Request`s."""
+    """Makes `Channel`s, which make `Request`s."""
+
+    protocol = Channel
 
     def buildProtocol(self, addr: Any) -> Any:
         protocol = super().buildProtocol(addr)
@@ -364,7 +427,8 @@ class Server(DaphneServer):  # type: ignore[misc]
         listener: socket.socket,
         max_message_bytes: int,
         max_body_bytes: int = MAX_BODY_BYTES,
-        too_large_body: bytes = b"Too large",
+        refusal: Callable[[int, str, str], tuple[str, bytes]] = _refusal,
+        too_large: str = "Too large",
         on_start: Callable[[asyncio.AbstractEventLoop], Awaitable[None]] | None = None,
         on_ready: Callable[[], None] | None = None,
         on_stop: Callable[[], Awaitable[None]] | None = None,
@@ -392,7 +456,8 @@ class Server(DaphneServer):  # type: ignore[misc]
         )
         self.listener = listener
         self.max_body_bytes = max_body_bytes
-        self.too_large_body = too_large_body
+        self.refusal = refusal
+        self.too_large = too_large
         self.on_start = on_start
         self.on_ready = on_ready
         self.on_stop = on_stop

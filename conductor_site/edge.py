@@ -1,20 +1,48 @@
 """What stands before everything else, whichever ASGI server runs the application: whose
-address a connection has, and how much a request may carry."""
+address a connection has, how much a request may carry, and in which form who asks is
+refused."""
 
 from __future__ import annotations
 
-import functools
 import ipaddress
 from collections.abc import Awaitable, Callable, MutableMapping
+from http import HTTPStatus
 from typing import Any
 
+from django.template.defaultfilters import filesizeformat
 from django.template.loader import render_to_string
+
+from apps.api import PROBLEM_TYPE, problem
 
 Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 AsgiApplication = Callable[[Any, Any, Any], Awaitable[None]]
+
+# The first segments of all paths whose clients are programs. Whatever goes wrong below
+# them, with or without an operation, is told as a problem and never as a page.
+API_ROOTS = frozenset({"api", "conductor", "mcp", "schemas", "v1", "v1alpha1", "v2"})
+API_PATHS = frozenset({"openapi.json", "openapi.yaml", "openapi-3.0.json"})
+
+
+def is_api_path(path: str) -> bool:
+    """Whether a path, or the target of a request, is of the HTTP API."""
+    root, _, rest = path.partition("?")[0].removeprefix("/").partition("/")
+    return root in API_ROOTS or (root in API_PATHS and not rest)
+
+
+def refusal(status: int, path: str, detail: str) -> tuple[str, bytes]:
+    """Return the content type and the body of what is refused before Django sees it."""
+    if is_api_path(path):
+        return PROBLEM_TYPE, problem(status, detail).content
+    context = {"title": HTTPStatus(status).phrase, "detail": detail}
+    page = render_to_string("refused.html", context)
+    return "text/html; charset=utf-8", page.encode()
+
+
+def too_large(limit: int) -> str:
+    return f"A request carries at most {filesizeformat(limit)}."
 
 
 class TrustedProxies:
@@ -87,9 +115,9 @@ class BodyLimit:
                 raise _TooLarge
             await self.application(scope, counted, send)
         except _TooLarge:
-            body = too_large_page(self.limit)
+            content_type, body = refusal(413, scope["path"], too_large(self.limit))
             headers = [
-                (b"content-type", b"text/html; charset=utf-8"),
+                (b"content-type", content_type.encode()),
                 (b"content-length", str(len(body)).encode()),
                 (b"connection", b"close"),
             ]
@@ -105,8 +133,3 @@ def _declared_length(scope: Scope) -> int:
             # A server that passes another text on counts for itself.
             return int(value) if value.isdigit() and len(value) < 20 else 0
     return 0
-
-
-@functools.cache
-def too_large_page(limit: int) -> bytes:
-    return render_to_string("413.html", {"limit": limit}).encode()

@@ -6,14 +6,20 @@ import logging
 from collections.abc import Callable
 from inspect import iscoroutinefunction
 from typing import Any, cast
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from asgiref.sync import async_to_sync, sync_to_async
+from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth.views import redirect_to_login
-from django.core.exceptions import BadRequest, PermissionDenied
+from django.core.exceptions import (
+    BadRequest,
+    DisallowedHost,
+    PermissionDenied,
+    SuspiciousOperation,
+)
 from django.db import InterfaceError, OperationalError
-from django.http import Http404, HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse, UnreadablePostError
 from django.http.response import HttpResponseBase
 from django.shortcuts import redirect
 from django.template.loader import render_to_string
@@ -24,12 +30,11 @@ from apps import errors
 from apps.api import as_problem, problem, problem_of, segment_path
 from apps.registry import callers
 from apps.registry.callers import ApiRequest, Caller
+from conductor_site.edge import is_api_path
 
 logger = logging.getLogger(__name__)
 
 API_URLCONF = "conductor_site.api"
-API_PREFIXES = ("/v2/", "/schemas/")
-API_PATHS = ("/openapi.json", "/openapi.yaml", "/openapi-3.0.json")
 DATABASE_AWAY = "Conductor cannot reach its database. Trying again helps."
 RETRY_AFTER_SECS = 10
 CONTENT_SECURITY_POLICY = (
@@ -37,6 +42,13 @@ CONTENT_SECURITY_POLICY = (
     "font-src 'self'; connect-src 'self'; frame-ancestors 'none'; base-uri 'self'; "
     "form-action 'self'; object-src 'none'"
 )
+API_HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
 
 _STATUS: tuple[tuple[type[errors.ConductorError], int], ...] = (
     (errors.InvalidInput, 422),
@@ -55,49 +67,69 @@ def api_middleware(get_response: Any) -> Any:
     if iscoroutinefunction(get_response):
 
         async def on_loop(request: HttpRequest) -> Any:
-            if not is_api_path(request.path_info):
-                return await get_response(request)
-            try:
-                match = _route(request)
-                _tell_caller(request, await callers.aauthenticate(request))
-                view = match.func
-                if not iscoroutinefunction(view):
-                    view = sync_to_async(view)
-                response = await view(request, *match.args, **match.kwargs)
-            except Exception as exc:
-                response = _explain_api(exc)
-            return _finish_api(response)
+            if is_api_path(request.path_info):
+                return await aanswer(request)
+            return await get_response(request)
 
         return on_loop
 
     def in_thread(request: HttpRequest) -> Any:
-        if not is_api_path(request.path_info):
-            return get_response(request)
-        try:
-            match = _route(request)
-            _tell_caller(request, callers.authenticate(request))
-            view = match.func
-            if iscoroutinefunction(view):
-                view = async_to_sync(view)
-            response = view(request, *match.args, **match.kwargs)
-        except Exception as exc:
-            response = _explain_api(exc)
-        return _finish_api(response)
+        if is_api_path(request.path_info):
+            return answer(request)
+        return get_response(request)
 
     return in_thread
 
 
-def is_api_path(path: str) -> bool:
-    return path.startswith(API_PREFIXES) or path in API_PATHS
+def answer(request: HttpRequest) -> HttpResponseBase:
+    """Answer one request of the HTTP API; for threads."""
+    try:
+        match = _route(request)
+        _tell_caller(request, callers.authenticate(request))
+        view = match.func
+        if iscoroutinefunction(view):
+            view = async_to_sync(view)
+        response = view(request, *match.args, **match.kwargs)
+    except Exception as exc:
+        response = _explain_api(exc)
+    return _finish_api(request, response)
+
+
+async def aanswer(request: HttpRequest) -> HttpResponseBase:
+    """`answer`, for the event loop."""
+    try:
+        match = _route(request)
+        _tell_caller(request, await callers.aauthenticate(request))
+        view = match.func
+        if not iscoroutinefunction(view):
+            view = sync_to_async(view)
+        response = await view(request, *match.args, **match.kwargs)
+    except Exception as exc:
+        response = _explain_api(exc)
+    return _finish_api(request, response)
 
 
 def _route(request: HttpRequest) -> ResolverMatch:
-    """Raises: Resolver404; NotFound."""
+    """Raises: SuspiciousOperation, Forbidden; Resolver404, NotFound."""
+    host = request.get_host()
+    _refuse_other_sites(request, host)
     scope = getattr(request, "scope", {})
     path = segment_path(scope.get("raw_path") or quote(request.path_info))
     request.path_info = path
     request.resolver_match = resolve(path, API_URLCONF)
     return request.resolver_match
+
+
+def _refuse_other_sites(request: HttpRequest, host: str) -> None:
+    """A page of another site may make a browser send requests: where nobody signs in,
+    or by a name that it points at this machine, they would be obeyed."""
+    if request.method in ("GET", "HEAD", "OPTIONS"):
+        return
+    if request.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
+        raise errors.Forbidden("A page of another site may not call this.")
+    origin = request.headers.get("Origin")
+    if origin is not None and urlsplit(origin).netloc != host:
+        raise errors.Forbidden("A page of another site may not call this.")
 
 
 def _tell_caller(request: HttpRequest, caller: Caller | errors.NotSignedIn) -> None:
@@ -111,6 +143,10 @@ def _explain_api(failure: Exception) -> HttpResponseBase:
             return problem(404, "There is no such path. See /docs.")
         case errors.ConductorError():
             return problem_of(failure)
+        case DisallowedHost():
+            return problem(400, "Conductor does not go by this host: ALLOWED_HOSTS.")
+        case SuspiciousOperation() | BadRequest() | UnreadablePostError():
+            return problem(400, "The request cannot be read.")
         case OperationalError() | InterfaceError():
             logger.error("database away", extra={"error": str(failure)})
             return problem(503, DATABASE_AWAY)
@@ -118,10 +154,19 @@ def _explain_api(failure: Exception) -> HttpResponseBase:
     return problem(500, "Conductor failed. Its log says more.")
 
 
-def _finish_api(response: HttpResponseBase) -> HttpResponseBase:
+def _finish_api(request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
     response = as_problem(response)
-    response.headers.setdefault("X-Content-Type-Options", "nosniff")
-    response.headers.setdefault("Cache-Control", "no-store")
+    if isinstance(response, HttpResponse) and response.status_code != 204:
+        response.headers.setdefault("Content-Length", str(len(response.content)))
+    for name, value in API_HEADERS.items():
+        response.headers.setdefault(name, value)
+    if settings.SECURE_HSTS_SECONDS and request.is_secure():
+        response.headers["Strict-Transport-Security"] = (
+            f"max-age={settings.SECURE_HSTS_SECONDS}"
+        )
+    # What failed is in the log by now, and what a client did wrong is no news: the
+    # access log has it.
+    response._has_been_logged = True  # type: ignore[attr-defined]
     return response
 
 

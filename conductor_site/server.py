@@ -252,8 +252,8 @@ def serve(listener: socket.socket, *, with_background: bool = False) -> int:
     warnings.filterwarnings("ignore", message="No directory at", category=UserWarning)
 
     from apps.executors import runtime
+    from conductor_site import edge
     from conductor_site.asgi import application
-    from conductor_site.edge import too_large_page
 
     raise_open_files()
     background: Background | None = None
@@ -290,7 +290,8 @@ def serve(listener: socket.socket, *, with_background: bool = False) -> int:
         listener=listener,
         max_message_bytes=settings.CONDUCTOR_MAX_MESSAGE_BYTES,
         max_body_bytes=settings.CONDUCTOR_MAX_BODY_BYTES,
-        too_large_body=too_large_page(settings.CONDUCTOR_MAX_BODY_BYTES),
+        refusal=edge.refusal,
+        too_large=edge.too_large(settings.CONDUCTOR_MAX_BODY_BYTES),
         on_start=start,
         on_ready=lambda: _say(text),
         on_stop=stop,

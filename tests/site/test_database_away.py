@@ -20,12 +20,14 @@ for path, headers in (
     ("/orgs/acme/apps/", {}),
     ("/orgs/acme/apps/", {"HX-Request": "true"}),
     ("/healthz", {}),
+    ("/v2/orgs/acme/apps", {"Authorization": f"Bearer dbos_{'x' * 8}_{'y' * 43}"}),
 ):
     # A cookie, so that the session is looked up.
     client = Client(headers=headers)
     client.cookies["conductor_session"] = "x" * 32
     answer = client.get(path)
-    print(answer.status_code, " ".join(answer.content.decode().split()))
+    text = " ".join(answer.content.decode().split())
+    print(answer.status_code, answer.headers.get("Retry-After"), text)
 """
 
 
@@ -54,13 +56,22 @@ def answers() -> list[str]:
 
 
 def test_a_page_says_what_is_missing(answers: list[str]) -> None:
-    assert answers[0].startswith("503 ")
+    assert answers[0].startswith("503 10 ")
     assert "Conductor cannot reach its database" in answers[0]
 
 
 def test_a_polled_fragment_gets_one_sentence(answers: list[str]) -> None:
-    assert answers[1] == "503 Conductor cannot reach its database. Trying again helps."
+    assert (
+        answers[1] == "503 10 Conductor cannot reach its database. Trying again helps."
+    )
 
 
 def test_health_names_what_fails(answers: list[str]) -> None:
-    assert answers[2] == '503 {"status": "failing", "failing": ["database", "redis"]}'
+    assert (
+        answers[2] == '503 None {"status": "failing", "failing": ["database", "redis"]}'
+    )
+
+
+def test_the_api_answers_with_a_problem(answers: list[str]) -> None:
+    assert answers[3].startswith('503 10 {"title":"Service Unavailable","status":503')
+    assert "Conductor cannot reach its database" in answers[3]

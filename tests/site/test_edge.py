@@ -84,9 +84,8 @@ async def test_body_limit(
     declared: bytes | None, parts: list[bytes], status: int
 ) -> None:
     headers = [(b"content-length", declared)] if declared else []
-    peer = ApplicationCommunicator(
-        BodyLimit(read_all, 10), {"type": "http", "headers": headers}
-    )
+    scope = {"type": "http", "path": "/", "headers": headers}
+    peer = ApplicationCommunicator(BodyLimit(read_all, 10), scope)
     for number, part in enumerate(parts, 1):
         more = number < len(parts)
         await peer.send_input({"type": "http.request", "body": part, "more_body": more})
@@ -96,7 +95,7 @@ async def test_body_limit(
     assert start["status"] == status
     if status == 413:
         page = (await peer.receive_output())["body"].decode()
-        assert "too large" in page and "10" in page
+        assert "Request Entity Too Large" in page and "10" in page
 
 
 # --- The real server ---
@@ -118,7 +117,7 @@ def test_body_over_the_limit_is_answered_with_a_page(conductor: Embedded) -> Non
     for body in (b"x" * LIMIT, b"x" * (LIMIT + 1), b"x" * (2 * LIMIT)):
         answer = httpx.post(f"{conductor.urls[0]}/accounts/login/", content=body)
         assert answer.status_code == (403 if len(body) == LIMIT else 413)
-    assert "This request is too large" in answer.text
+    assert "Request Entity Too Large" in answer.text
     assert "97.7" in answer.text
 
 
