@@ -8,7 +8,7 @@ names of schemas are the contract's (`docs/api.md`).
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from inspect import iscoroutinefunction, signature
 from typing import Annotated, Any, ClassVar, TypeVar
@@ -262,6 +262,7 @@ def operation(
     response: Any = None,
     status: int = 200,
     location: bool = False,
+    media_types: Sequence[str] = (),
     needs_accounts: bool = False,
     is_extension: bool = False,
 ) -> Callable[[Handler], Handler]:
@@ -270,7 +271,8 @@ def operation(
 
     `permission` is what the operation asks for, for the document: services and
     selectors do the asking. `needs_accounts` operations are not there without accounts
-    (`CONDUCTOR_AUTH=none`). A `{name}` of the path may hold any character.
+    (`CONDUCTOR_AUTH=none`). `media_types` are those of an answer that is text. A
+    `{name}` of the path may hold any character.
     """
     extra: dict[str, Any] = {"x-permission": permission}
     if needs_accounts:
@@ -280,6 +282,9 @@ def operation(
     if location:
         header = {"Location": {"schema": {"type": "string"}}}
         extra["responses"] = {status: {"headers": header}}
+    if media_types:
+        text = {one: {"schema": {"type": "string"}} for one in media_types}
+        extra["responses"] = {status: {"content": text}}
     write = _writer(response, status)
 
     def declare(function: Handler) -> Handler:

@@ -7,6 +7,7 @@ from ninja import NinjaAPI
 
 from apps.api import SegmentConverter, add_error_handlers
 from apps.executors.api import routers as executors
+from apps.monitoring.api import routers as monitoring
 from apps.registry.api import routers as registry
 from apps.workflows.api import routers as workflows
 from conductor_site import openapi
@@ -21,7 +22,7 @@ api = NinjaAPI(
     urls_namespace="api",
 )
 add_error_handlers(api)
-for router in (*registry, *executors, *workflows):
+for router in (*registry, *executors, *workflows, *monitoring):
     api.add_router("", router)
 
 urlpatterns = [

@@ -111,7 +111,11 @@ CONDUCTOR_SIGNUP = env.envchoice(
 CONDUCTOR_EXECUTOR_TIMEOUT_SECS = env.envint("CONDUCTOR_EXECUTOR_TIMEOUT_SECS", 60)
 CONDUCTOR_SWEEP_SECS = env.envfloat("CONDUCTOR_SWEEP_SECS", 2.0)
 CONDUCTOR_SNAPSHOT_SECS = env.envfloat("CONDUCTOR_SNAPSHOT_SECS", 15.0)
-CONDUCTOR_METRICS_PERIOD_SECS = env.envint("CONDUCTOR_METRICS_PERIOD_SECS", 60)
+# Metrics are of whole minutes; this is how often those that are over are asked for.
+CONDUCTOR_METRICS_PERIOD_SECS = env.envfloat("CONDUCTOR_METRICS_PERIOD_SECS", 60.0)
+CONDUCTOR_METRICS_RETENTION_DAYS = env.envint("CONDUCTOR_METRICS_RETENTION_DAYS", 15)
+if CONDUCTOR_METRICS_RETENTION_DAYS < 1:
+    raise ImproperlyConfigured("CONDUCTOR_METRICS_RETENTION_DAYS must be positive.")
 CONDUCTOR_MAX_BODY_BYTES = env.envint("CONDUCTOR_MAX_BODY_BYTES", 10 * 2**20)
 # How many proxies stand before every server and append to X-Forwarded-For.
 CONDUCTOR_TRUSTED_PROXIES = env.envint("CONDUCTOR_TRUSTED_PROXIES", 0)
@@ -146,6 +150,7 @@ INSTALLED_APPS = [
     "apps.registry",
     "apps.executors",
     "apps.workflows",
+    "apps.monitoring",
 ]
 
 MIDDLEWARE = [
@@ -236,7 +241,12 @@ CACHES = {
         "BACKEND": "django.core.cache.backends.db.DatabaseCache",
         "LOCATION": "conductor_cache",
         "OPTIONS": {"MAX_ENTRIES": 100_000},
-    }
+    },
+    # Of one process: answers that many ask for within the same seconds.
+    "memory": {
+        "BACKEND": "django.core.cache.backends.locmem.LocMemCache",
+        "OPTIONS": {"MAX_ENTRIES": 100},
+    },
 }
 
 # --- Cookies and transport -------------------------------------------------------
@@ -315,6 +325,11 @@ CELERY_BEAT_SCHEDULE: dict[str, dict[str, Any]] = {
     "sync-snapshots": {
         "task": "workflows.sync_snapshots",
         **_every(CONDUCTOR_SNAPSHOT_SECS),
+    },
+    # Looks whose turn it is; when that comes is up to the period.
+    "collect-metrics": {
+        "task": "monitoring.collect_metrics",
+        **_every(min(CONDUCTOR_METRICS_PERIOD_SECS, 5.0)),
     },
     "close-abandoned-commands": {
         "task": "workflows.close_abandoned_commands",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from django.contrib import admin
 from django.utils.html import format_html_join
 
@@ -25,8 +27,8 @@ class OfApplicationAdmin(ReadOnlyAdmin):
     search_help_text = "The beginning of an organization's name"
 
     @admin.display(description="organization")
-    def organization(self, row: Executor | Recovery) -> str:
-        return row.application.organization.name
+    def organization(self, row: Any) -> str:
+        return str(row.application.organization.name)
 
 
 @admin.register(Instance)

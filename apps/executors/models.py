@@ -146,6 +146,9 @@ class Recovery(models.Model):
             models.Index(
                 fields=["application", "executor_id"], name="recovery_by_executor"
             ),
+            models.Index(
+                fields=["application", "requested_at"], name="recovery_by_request"
+            ),
         ]
 
     def __str__(self) -> str:
