@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from http import HTTPStatus
 from inspect import iscoroutinefunction, signature
 from typing import Annotated, Any, ClassVar, TypeVar
@@ -110,7 +111,16 @@ Int32 = _whole(32, Strict())
 Int64 = _whole(64, Strict())
 # A query holds text only, so a number is read from it.
 QueryInt64 = _whole(64)
-Time = AwareDatetime
+
+
+def _in_utc(value: datetime) -> datetime:
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("This time is beyond what clocks tell.") from None
+
+
+Time = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 
 
 def _storable(value: str) -> str:

@@ -23,6 +23,7 @@ PACKAGES = {
     "postgresql": "initdb",
     "redis-server": "redis-server",
     "chromium": "chromium",
+    "prometheus": "promtool",
 }
 WAIT_SECS = 30
 

@@ -34,6 +34,12 @@ from apps.executors.models import (
 from apps.executors.protocol import codec
 from apps.executors.protocol.messages import Request
 from apps.executors.protocol.versions import Peer
+from apps.monitoring.models import (
+    AlertingRule,
+    AutoscalingPolicy,
+    MetricCollection,
+    MetricWindow,
+)
 from apps.registry import keys, services
 from apps.registry.auth import system_actor
 from apps.registry.models import (
@@ -165,6 +171,17 @@ def _fill(application: Application) -> Recovery:
     SnapshotSync.objects.create(application=application, last_synced_at=now)
     WorkflowCommand.objects.create(
         application=application, operation="workflow.cancel", workflow_ids=[WORKFLOW_ID]
+    )
+    MetricCollection.objects.create(
+        application=application, next_window_at=now, due_at=now
+    )
+    MetricWindow.objects.create(application=application, starts_at=now)
+    AutoscalingPolicy.objects.create(application=application, queue="q1")
+    AlertingRule.objects.create(
+        application=application,
+        receiving_application=application,
+        rule_type=AlertingRule.Type.SLOW_QUEUE,
+        rule_metadata={"threshold_secs": 60},
     )
     return recovery
 

@@ -239,6 +239,10 @@ ADMIN_MODELS = (
     "workflows.WorkflowSnapshot",
     "workflows.SnapshotSync",
     "workflows.WorkflowCommand",
+    "monitoring.MetricCollection",
+    "monitoring.MetricWindow",
+    "monitoring.AutoscalingPolicy",
+    "monitoring.AlertingRule",
 )
 
 

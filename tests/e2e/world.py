@@ -158,7 +158,9 @@ class Application:
         *,
         number: int = 0,
         database_url: str = "",
+        program: str = "app.py",
     ) -> None:
+        self.program = program
         self.conductor, self.name = conductor, name
         self.language, self.version = language, version
         self.sdk = install_sdk(language, version)
@@ -183,7 +185,11 @@ class Application:
             "http", "ws", 1
         )
         command = {
-            "python": [str(self.sdk / "bin" / "python"), "-u", str(APPS / "app.py")],
+            "python": [
+                str(self.sdk / "bin" / "python"),
+                "-u",
+                str(APPS / self.program),
+            ],
             "typescript": ["node", str(APPS / "app.mjs")],
             "go": [str(self.sdk / "app")],
             "java": [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Annotated
 
 from django.core.cache import caches
@@ -96,7 +97,8 @@ def scrape_metrics(request: HttpRequest, query: Query[Scraped]) -> HttpResponse:
     actor.require(Permission.METRIC_READ)
     content_type = openmetrics.content_type(request.headers.get("Accept", ""))
     filters = [query.applications, query.workflow_names, query.metrics]
-    key = repr((actor.organization.pk, _scope(actor), content_type, filters))
+    asked = repr((actor.organization.pk, _scope(actor), content_type, filters))
+    key = f"scrape-{hashlib.sha256(asked.encode()).hexdigest()}"
     body = caches["memory"].get(key)
     if body is None:
         body = openmetrics.write(_scrape(actor, query), content_type)
