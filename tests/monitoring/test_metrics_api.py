@@ -221,6 +221,7 @@ def test_many_scrapes_read_the_store_once(
         assert client.get("/v1/metrics").content == first
 
 
+@pytest.mark.services
 def test_promtool_accepts_it(world: World, clock: Clock, promtool: str) -> None:
     keep_everything(world)
     text = api(key_of(world)).get("/v1/metrics").content
