@@ -156,7 +156,7 @@ def _explain_api(failure: Exception) -> HttpResponseBase:
 
 def _finish_api(request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
     response = as_problem(response)
-    if isinstance(response, HttpResponse) and response.status_code != 204:
+    if isinstance(response, HttpResponse) and response.status_code not in (204, 304):
         response.headers.setdefault("Content-Length", str(len(response.content)))
     for name, value in API_HEADERS.items():
         response.headers.setdefault(name, value)

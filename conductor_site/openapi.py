@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 from copy import deepcopy
 from typing import Any
 
 import yaml
 from django.http import HttpRequest, HttpResponse
-from django.views.decorators.http import require_GET
+from django.http.response import HttpResponseBase
+from django.utils.cache import get_conditional_response
+from django.utils.http import quote_etag
+from django.views.decorators.http import require_safe
 from ninja import NinjaAPI
 from pydantic.json_schema import models_json_schema
 
@@ -130,7 +134,8 @@ def _without_3_1(value: Any) -> Any:
         if len(others) == 1 and "$ref" not in others[0]:
             value = {**others[0], **value}
         else:
-            value["anyOf"] = others
+            # Generators of clients know one reference as `allOf`.
+            value["allOf" if len(others) == 1 else "anyOf"] = others
         value["nullable"] = True
     if "const" in value:
         value["enum"] = [value.pop("const")]
@@ -139,28 +144,55 @@ def _without_3_1(value: Any) -> Any:
     return value
 
 
-@require_GET
-def as_json(request: HttpRequest) -> HttpResponse:
-    return HttpResponse(json.dumps(document()), content_type=JSON_TYPE)
+# --- Serving it ---------------------------------------------------------------------
 
 
-@require_GET
-def as_json_3_0(request: HttpRequest) -> HttpResponse:
-    return HttpResponse(json.dumps(document_3_0()), content_type=JSON_TYPE)
+@require_safe
+def as_json(request: HttpRequest) -> HttpResponseBase:
+    return _serve(request, _json(), JSON_TYPE)
 
 
-@require_GET
-def as_yaml(request: HttpRequest) -> HttpResponse:
-    text = yaml.safe_dump(document(), sort_keys=False, allow_unicode=True)
-    return HttpResponse(text, content_type="application/yaml")
+@require_safe
+def as_json_3_0(request: HttpRequest) -> HttpResponseBase:
+    return _serve(request, _json_3_0(), JSON_TYPE)
 
 
-@require_GET
-def schema(request: HttpRequest, name: str) -> HttpResponse:
+@require_safe
+def as_yaml(request: HttpRequest) -> HttpResponseBase:
+    return _serve(request, _yaml(), "application/yaml")
+
+
+@require_safe
+def schema(request: HttpRequest, name: str) -> HttpResponseBase:
     """One schema alone, as JSON Schema with what it refers to."""
     schemas = document()["components"]["schemas"]
     if name not in schemas:
         raise errors.NotFound("No such schema.")
     text = json.dumps({**schemas[name], "$defs": schemas})
     text = text.replace("#/components/schemas/", "#/$defs/")
-    return HttpResponse(text, content_type="application/schema+json")
+    return _serve(request, text.encode(), "application/schema+json")
+
+
+@functools.cache
+def _json() -> bytes:
+    return json.dumps(document()).encode()
+
+
+@functools.cache
+def _json_3_0() -> bytes:
+    return json.dumps(document_3_0()).encode()
+
+
+@functools.cache
+def _yaml() -> bytes:
+    text = yaml.safe_dump(document(), sort_keys=False, allow_unicode=True)
+    return text.encode()
+
+
+def _serve(request: HttpRequest, body: bytes, content_type: str) -> HttpResponseBase:
+    """Answer with what changes with a release only: 304 to who has it already."""
+    etag = quote_etag(hashlib.sha256(body).hexdigest())
+    headers = {"ETag": etag, "Cache-Control": "no-cache"}
+    response = HttpResponse(body, content_type=content_type, headers=headers)
+    found = get_conditional_response(request, etag=etag, response=response)
+    return found or response

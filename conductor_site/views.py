@@ -8,7 +8,7 @@ from django.db import DatabaseError, connection
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import redirect, render
 from django.template.loader import render_to_string
-from django.views.decorators.http import require_GET
+from django.views.decorators.http import require_GET, require_safe
 
 from apps import errors
 
@@ -23,6 +23,12 @@ def landing(request: HttpRequest) -> HttpResponse:
     scheme = "wss" if request.is_secure() else "ws"
     conductor_url = f"{scheme}://{request.get_host()}"
     return render(request, "landing.html", {"conductor_url": conductor_url})
+
+
+@require_safe
+def docs(request: HttpRequest) -> HttpResponse:
+    """The document of the HTTP API, for people."""
+    return render(request, "docs.html")
 
 
 @require_GET

@@ -9,6 +9,7 @@ TABLER=1.6.1
 HTMX=2.0.11
 ICONS=3.51.0
 INTER=5.3.0
+SWAGGER=5.35.0
 
 root=$(cd "$(dirname "$0")/.." && pwd)
 vendor=$root/static/vendor
@@ -24,9 +25,10 @@ fetch @tabler/core "$TABLER" tabler
 fetch htmx.org "$HTMX" htmx
 fetch @tabler/icons "$ICONS" icons
 fetch @fontsource-variable/inter "$INTER" inter
+fetch swagger-ui-dist "$SWAGGER" swagger
 
-rm -rf "$vendor"/tabler-[0-9]* "$vendor"/htmx-* "$vendor"/tabler-icons-* "$vendor"/inter-*
-mkdir -p "$vendor/tabler-$TABLER" "$vendor/htmx-$HTMX" "$vendor/tabler-icons-$ICONS" "$vendor/inter-$INTER"
+rm -rf "$vendor"/tabler-[0-9]* "$vendor"/htmx-* "$vendor"/tabler-icons-* "$vendor"/inter-* "$vendor"/swagger-ui-*
+mkdir -p "$vendor/tabler-$TABLER" "$vendor/htmx-$HTMX" "$vendor/tabler-icons-$ICONS" "$vendor/inter-$INTER" "$vendor/swagger-ui-$SWAGGER"
 
 # Source maps are not vendored, so neither are the comments that point at them.
 sed '/^\/\*# sourceMappingURL=/d' "$work/tabler/package/dist/css/tabler.min.css" >"$vendor/tabler-$TABLER/tabler.min.css"
@@ -37,6 +39,10 @@ sed '/^\/\*# sourceMappingURL=/d' "$work/tabler/package/dist/css/tabler.min.css"
 } >"$vendor/tabler-$TABLER/LICENSE"
 cp "$work/htmx/package/dist/htmx.min.js" "$work/htmx/package/LICENSE" "$vendor/htmx-$HTMX/"
 cp "$work/inter/package/files/inter-latin-wght-normal.woff2" "$work/inter/package/files/inter-latin-ext-wght-normal.woff2" "$work/inter/package/LICENSE" "$vendor/inter-$INTER/"
+for file in swagger-ui-bundle.js swagger-ui.css; do
+    sed -E '/^\/[/*]# sourceMappingURL=/d' "$work/swagger/package/$file" >"$vendor/swagger-ui-$SWAGGER/$file"
+done
+cp "$work/swagger/package/LICENSE" "$work/swagger/package/NOTICE" "$work/swagger/package/swagger-ui-bundle.js.LICENSE.txt" "$vendor/swagger-ui-$SWAGGER/"
 cp "$work/icons/package/LICENSE" "$vendor/tabler-icons-$ICONS/"
 
 # One sprite of the icons in use: <symbol id="name">.

@@ -129,6 +129,7 @@ TICKED = {"id": [WORKFLOW_ID], "confirmed": "on"}
 
 CONSOLE = (
     Row("landing", "GET", each(200, 302, 302, 302, 302, 302, 302)),
+    Row("docs", "GET", same(200)),
     Row("healthz", "GET", same(200)),
     Row("registry:organization_home", "GET", signed_in(302)),
     Row("registry:organization_create", "GET", signed_in(200)),
