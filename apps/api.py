@@ -80,7 +80,7 @@ class Input(_NullIsAbsence, Schema):
     model_config = ConfigDict(**_CAMEL, extra="forbid")
 
     schema_url: str | None = Field(
-        None,
+        default=None,
         alias="$schema",
         description="A URL to the JSON Schema for this object. Ignored.",
         json_schema_extra={"format": "uri", "readOnly": True},

@@ -21,6 +21,7 @@ from django.db import close_old_connections, connections
 
 from apps import errors
 from apps.executors import bus, loops
+from apps.executors.joined import Joined
 from apps.executors.models import Executor
 from apps.executors.protocol import codec
 from apps.executors.protocol.messages import Request
@@ -61,7 +62,7 @@ class Answer:
 _Wanted = tuple[str | None, str | None]
 _directory: dict[int, dict[_Wanted, tuple[float, list[Target]]]] = {}
 _directory_lock = threading.Lock()
-_joined: dict[Any, asyncio.Task[tuple[str, Target, Any]]] = {}
+_joined: Joined[tuple[str, Target, Request]] = Joined()
 _database_threads = ThreadPoolExecutor(4, thread_name_prefix="gateway-db")
 
 
@@ -114,6 +115,25 @@ async def aask(
     application_version: str | None = None,
 ) -> Any:
     """`ask`, for coroutines on any event loop."""
+    given = await aanswer(
+        application,
+        request,
+        timeout_s=timeout_s,
+        executor_id=executor_id,
+        application_version=application_version,
+    )
+    return given.reply
+
+
+async def aanswer(
+    application: Application,
+    request: Request,
+    *,
+    timeout_s: float = DEFAULT_TIMEOUT_S,
+    executor_id: str | None = None,
+    application_version: str | None = None,
+) -> Answer:
+    """`answer`, for coroutines on any event loop."""
     targets = _remembered(application, executor_id, application_version)
     if targets is None:
         targets = await asyncio.get_running_loop().run_in_executor(
@@ -125,13 +145,13 @@ async def aask(
         )
     coroutine = _ask_any(application.pk, targets, request, timeout_s)
     if loops.get() is asyncio.get_running_loop():
-        text, _, sent = await coroutine
+        text, target, sent = await coroutine
     else:
         future = asyncio.run_coroutine_threadsafe(coroutine, loops.get())
-        text, _, sent = await asyncio.wrap_future(future)
+        text, target, sent = await asyncio.wrap_future(future)
     if len(text) > PARSE_INLINE_CHARS:
-        return await asyncio.to_thread(_parse, sent, text)
-    return _parse(sent, text)
+        return Answer(await asyncio.to_thread(_parse, sent, text), target)
+    return Answer(_parse(sent, text), target)
 
 
 def healthy_targets(
@@ -244,25 +264,10 @@ async def _ask_any(
     scope: object = targets[0].connection_id
     if len(targets) > 1:
         scope = frozenset(target.application_version for target in targets)
-    key = (application_id, scope, request)
-    try:
-        running = _joined.get(key)
-    except TypeError:  # a request holding a dict cannot be compared by hash
-        return await _try_each(application_id, targets, request, timeout_s)
-    if running is None:
-        running = asyncio.create_task(
-            _try_each(application_id, targets, request, timeout_s)
-        )
-        _joined[key] = running
-        running.add_done_callback(lambda done: _part(key, done))
-    return await asyncio.shield(running)
-
-
-def _part(key: object, done: asyncio.Task[Any]) -> None:
-    _joined.pop(key, None)
-    if not done.cancelled():
-        # Whoever asked may have given up already; that is no error.
-        done.exception()
+    return await _joined.join(
+        (application_id, scope, request),
+        lambda: _try_each(application_id, targets, request, timeout_s),
+    )
 
 
 async def _try_each(
@@ -270,6 +275,7 @@ async def _try_each(
 ) -> tuple[str, Target, Request]:
     deadline = time.monotonic() + timeout_s
     timed_out = False
+    unsupported: errors.UnsupportedByExecutor | None = None
     may_repeat = request.read_only or request.idempotent
     for index, target in enumerate(targets):
         left = deadline - time.monotonic()
@@ -280,6 +286,8 @@ async def _try_each(
         limit = left if is_last or not may_repeat else left / 2
         try:
             return await _ask_target(target, request, limit)
+        except errors.UnsupportedByExecutor as exc:
+            unsupported = exc
         except NotSent:
             forget(application_id)
         except (Lost, TimedOut) as exc:
@@ -287,6 +295,8 @@ async def _try_each(
             forget(application_id)
             if not may_repeat:
                 break
+    if unsupported is not None:
+        raise unsupported
     if timed_out:
         raise errors.ExecutorTimeout(
             f"No answer within {timeout_s:g} s. The executor may still be at it."

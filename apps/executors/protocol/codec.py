@@ -30,6 +30,7 @@ __all__ = [
     "parse_reply",
     "peek_request_id",
     "refilter",
+    "refuse_untold",
     "split",
     "supports",
     "untold",
@@ -122,10 +123,16 @@ def _refuse_if_essential(
     request: Request, name: str, wire: Wire, value: object, peer: Peer
 ) -> None:
     if wire.is_essential and value not in (None, False, ()):
-        raise errors.UnsupportedByExecutor(
-            f"{peer} does not support {name} in {request.type}: "
-            f"{wire.since.describe(peer.language)}."
-        )
+        raise _unsupported(request, name, wire.since, peer)
+
+
+def _unsupported(
+    request: Request, name: str, since: Since, peer: Peer
+) -> errors.UnsupportedByExecutor:
+    return errors.UnsupportedByExecutor(
+        f"{peer} does not support {name} in {request.type}: "
+        f"{since.describe(peer.language)}."
+    )
 
 
 def _write(rule: Rule, value: Any, peer: Peer) -> tuple[bool, Any]:
@@ -302,12 +309,25 @@ def refilter(
     for field in ignored_filters(request, peer):
         rule = _FILTERS.get(field)
         if rule is None or not _surely(rule.told, peer):
-            raise errors.UnsupportedByExecutor(
-                f"{peer} cannot filter workflows by {field.replace('_', ' ')}."
-            )
+            raise _refusal(request, field, peer)
         wanted = getattr(request, field)
         kept = [row for row in kept if rule.passes(row, wanted)]
     return kept
+
+
+def refuse_untold(request: Request, peer: Peer) -> None:
+    """For a request whose answer cannot be filtered afterwards.
+
+    Raises: UnsupportedByExecutor where the peer would ignore a part of it.
+    """
+    for field in ignored_filters(request, peer):
+        raise _refusal(request, field, peer)
+
+
+def _refusal(request: Request, field: str, peer: Peer) -> errors.UnsupportedByExecutor:
+    since: Since = request.__dataclass_fields__[field].metadata["wire"].since
+    # What it has known for longer, it takes only one value of.
+    return _unsupported(request, field, LISTS if _surely(since, peer) else since, peer)
 
 
 def ignored_filters(request: Request, peer: Peer) -> list[str]:
@@ -323,13 +343,18 @@ def untold(request: Request, peer: Peer) -> list[str]:
         value = getattr(request, field.name)
         if value is None or value == ():
             continue
+        if value is False and wire.rule is Rule.FLAG:
+            continue
         is_cut = wire.rule in _ONE_OR_LIST and _one_or_list(value, peer) is None
         if is_cut or not _surely(wire.since, peer):
             names.append(field.name)
     return names
 
 
-_NO_FILTERS = frozenset({"limit", "offset", "sort_desc", "load_input", "load_output"})
+# What an SDK that does not know it does anyway, or what changes no row.
+_NO_FILTERS = frozenset(
+    {"limit", "offset", "sort_desc", "load_input", "load_output", "select_count"}
+)
 _ONE_OR_LIST = (Rule.ONE_OR_LIST, Rule.ONE_OR_LIST_ALWAYS)
 
 

@@ -1,5 +1,12 @@
 """Operations of the HTTP API on what executors know and do."""
 
-from apps.workflows.api import queues, schedules, versions
+from apps.workflows.api import aggregates, queues, reads, schedules, versions
 
-routers = (queues.router, schedules.router, versions.router)
+# Aggregates first: their paths would be workflows' ids.
+routers = (
+    aggregates.router,
+    reads.router,
+    queues.router,
+    schedules.router,
+    versions.router,
+)
