@@ -22,6 +22,7 @@ def console(request: HttpRequest) -> dict[str, Any]:
         "auth_mode": settings.CONDUCTOR_AUTH,
         "signup_open": settings.CONDUCTOR_SIGNUP == "open"
         and settings.CONDUCTOR_AUTH == "password",
+        "oidc_providers": settings.CONDUCTOR_OIDC_PROVIDERS,
         "organizations": SimpleLazyObject(lambda: _organizations(request)),
         "actor": SimpleLazyObject(lambda: _actor(request)),
     }

@@ -11,7 +11,9 @@ from typing import Any
 from urllib.parse import unquote, urlparse
 
 from django.core.exceptions import ImproperlyConfigured
+from pydantic import ValidationError
 
+from apps.registry import issuers
 from conductor_site import env
 from conductor_site.logging import build_logging
 
@@ -144,6 +146,9 @@ INSTALLED_APPS = [
     "allauth",
     "allauth.account",
     "allauth.mfa",
+    "allauth.idp.oidc",
+    "allauth.socialaccount",
+    "allauth.socialaccount.providers.openid_connect",
     "channels",
     "django_htmx",
     "conductor_site",
@@ -217,6 +222,41 @@ MFA_SUPPORTED_TYPES = ["totp", "recovery_codes"]
 MFA_TOTP_ISSUER = "Conductor"
 # Without a mail server nobody can verify an address; a second factor is possible still.
 MFA_ALLOW_UNVERIFIED_EMAIL = not env.envstr("EMAIL_HOST", "")
+
+# Conductor as an OpenID provider, for programs that a person signs in by a code.
+IDP_OIDC_ADAPTER = "apps.registry.provider.ProviderAdapter"
+IDP_OIDC_ACCESS_TOKEN_EXPIRES_IN = 3_600
+# Counted anew with every use: a program that rests for so long is signed out.
+IDP_OIDC_REFRESH_TOKEN_EXPIRES_IN = 30 * 86_400
+# Long enough to sign in first, with a second factor.
+IDP_OIDC_DEVICE_CODE_EXPIRES_IN = 600
+IDP_OIDC_DEVICE_CODE_INTERVAL = 5
+IDP_OIDC_RATE_LIMITS = {"device_code": "30/m/ip", "device_user_code": "10/m/user"}
+
+
+def _oidc_providers() -> tuple[issuers.Issuer, ...]:
+    try:
+        return issuers.parse(env.envsecret("CONDUCTOR_OIDC_PROVIDERS", ""))
+    except ValidationError as exc:
+        wrong = exc.errors(include_input=False, include_url=False)
+        places = "; ".join(f"{one['loc']}: {one['msg']}" for one in wrong)
+        raise ImproperlyConfigured(f"CONDUCTOR_OIDC_PROVIDERS: {places}") from None
+
+
+# Other OpenID providers, by which people may sign in.
+CONDUCTOR_OIDC_PROVIDERS = _oidc_providers()
+SOCIALACCOUNT_PROVIDERS = {
+    "openid_connect": {
+        "APPS": [provider.as_app() for provider in CONDUCTOR_OIDC_PROVIDERS],
+        "OAUTH_PKCE_ENABLED": True,
+    }
+}
+SOCIALACCOUNT_ADAPTER = "apps.registry.adapter.SocialAccountAdapter"
+# Only over an address that is verified there and here (SocialAccountAdapter).
+SOCIALACCOUNT_EMAIL_AUTHENTICATION = True
+SOCIALACCOUNT_EMAIL_AUTHENTICATION_AUTO_CONNECT = True
+SOCIALACCOUNT_REQUESTS_TIMEOUT = 5
+
 LOGIN_URL = "account_login"
 LOGIN_REDIRECT_URL = "registry:organization_home"
 ACCOUNT_LOGOUT_REDIRECT_URL = "landing"
@@ -330,6 +370,10 @@ CELERY_BEAT_SCHEDULE: dict[str, dict[str, Any]] = {
     "collect-metrics": {
         "task": "monitoring.collect_metrics",
         **_every(min(CONDUCTOR_METRICS_PERIOD_SECS, 5.0)),
+    },
+    "forget-expired-tokens": {
+        "task": "registry.forget_expired_tokens",
+        **_every(3_600.0),
     },
     "close-abandoned-commands": {
         "task": "workflows.close_abandoned_commands",

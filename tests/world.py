@@ -14,7 +14,9 @@ from datetime import timedelta
 from typing import Any
 
 from allauth.account.models import EmailAddress
+from allauth.idp.oidc.models import Token
 from allauth.mfa.models import Authenticator
+from allauth.socialaccount.models import SocialAccount
 from django.apps import apps
 from django.conf import settings
 from django.contrib.auth.models import Permission, User
@@ -46,10 +48,12 @@ from apps.registry.models import (
     ApiKey,
     Application,
     AuditEntry,
+    Device,
     Invitation,
     Membership,
     Organization,
     Role,
+    SigningKey,
 )
 from apps.workflows.models import SnapshotSync, WorkflowCommand, WorkflowSnapshot
 
@@ -88,15 +92,15 @@ class World:
 
     @staticmethod
     def state() -> State:
-        """Every row there is, but the sessions, the audit log, and when people last
-        signed in."""
+        """Every row there is, but the sessions, the audit log, the key that is made
+        when it is first needed, and when people last signed in."""
         return {
             model._meta.label: [
                 {k: v for k, v in row.items() if k != "last_login"}
                 for row in model._default_manager.order_by("pk").values()
             ]
             for model in apps.get_models()
-            if model not in (AuditEntry, Session, ContentType, Permission)
+            if model not in (AuditEntry, Session, SigningKey, ContentType, Permission)
         }
 
 
@@ -113,6 +117,8 @@ def make_world() -> World:
     Authenticator.objects.create(
         user=User.objects.create_user("ted"), type="totp", data={"secret": TOTP_SECRET}
     )
+    SocialAccount.objects.create(user=users["alice"], provider="corp", uid="a1")
+    Device.objects.create(user=users["alice"], client_id="dbosctl", **_make_tokens())
     acme = services.create_organization(user=users["alice"], name="acme")
     services.create_organization(user=users["mallory"], name="other")
     viewer = Role.objects.create(
@@ -135,6 +141,14 @@ def make_world() -> World:
         expires_at=clock.now() + timedelta(days=1),
     )
     return World(users, acme, application, key, invitation, _fill(application), viewer)
+
+
+def _make_tokens() -> dict[str, Token]:
+    later = clock.now() + timedelta(days=1)
+    return {
+        name: Token.objects.create(type=kind, hash=name, expires_at=later)
+        for name, kind in (("access_token", "at"), ("refresh_token", "rt"))
+    }
 
 
 def _fill(application: Application) -> Recovery:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from allauth.account.adapter import DefaultAccountAdapter
+from allauth.account.models import EmailAddress
+from allauth.socialaccount.adapter import DefaultSocialAccountAdapter
+from allauth.socialaccount.models import SocialLogin
 from django.conf import settings
 from django.contrib.auth.models import User
 from django.core.exceptions import ValidationError
@@ -47,6 +50,36 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
         with transaction.atomic():
             user = super().save_user(request, user, form, commit=commit)
             if commit:
+                _find_place(request, user)
+        return user
+
+
+class SocialAccountAdapter(DefaultSocialAccountAdapter):  # type: ignore[misc]
+    """The same rules for who comes by another OpenID provider."""
+
+    def is_open_for_signup(
+        self, request: HttpRequest, sociallogin: SocialLogin
+    ) -> bool:
+        if settings.CONDUCTOR_SIGNUP != "invite":
+            return bool(super().is_open_for_signup(request, sociallogin))
+        invitation = _invitation(request)
+        return invitation is not None and services.is_invited(
+            invitation, sociallogin.user
+        )
+
+    def can_authenticate_by_email(self, login: SocialLogin, email: str) -> bool:
+        """Whoever registered an address that is not theirs waits for its owner to
+        come in."""
+        verified = EmailAddress.objects.filter(email__iexact=email, verified=True)
+        return bool(verified.exists())
+
+    def save_user(
+        self, request: HttpRequest, sociallogin: SocialLogin, form: Any = None
+    ) -> User:
+        with transaction.atomic():
+            user: User = super().save_user(request, sociallogin, form)
+            # With a form, the account's adapter did it.
+            if form is None:
                 _find_place(request, user)
         return user
 

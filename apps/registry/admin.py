@@ -9,7 +9,9 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from allauth.account.models import EmailAddress
+from allauth.idp.oidc.models import Client, Token
 from allauth.mfa.models import Authenticator
+from allauth.socialaccount.models import SocialAccount, SocialApp, SocialToken
 from django.contrib import admin
 from django.contrib.auth.models import Group, User
 from django.core.paginator import Paginator
@@ -24,6 +26,7 @@ from apps.registry.models import (
     ApiKey,
     Application,
     AuditEntry,
+    Device,
     Invitation,
     Membership,
     Organization,
@@ -79,7 +82,10 @@ class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 # --- People ----------------------------------------------------------------------
 
 # What Django and allauth show of people can be edited, unaudited, and shows secrets.
-for model in (User, Group, EmailAddress, Authenticator):
+for model in (
+    *(User, Group, EmailAddress, Authenticator),
+    *(Client, Token, SocialAccount, SocialApp, SocialToken),
+):
     admin.site.unregister(model)
 
 
@@ -133,6 +139,20 @@ class AuthenticatorAdmin(ReadOnlyAdmin):
     list_select_related = ("user",)
     # `data` holds the secret.
     fields = ("user", "type", "created_at", "last_used_at")
+
+
+@admin.register(SocialAccount)
+class SocialAccountAdmin(ReadOnlyAdmin):
+    list_display = ("user", "provider", "last_login", "date_joined")
+    list_select_related = ("user",)
+    fields = ("user", "provider", "uid", "last_login", "date_joined")
+
+
+@admin.register(Device)
+class DeviceAdmin(ReadOnlyAdmin):
+    list_display = ("client", "user", "source_ip", "created_at", "last_used_at")
+    list_select_related = ("client", "user")
+    exclude = ("access_token", "refresh_token")
 
 
 # --- Organizations ---------------------------------------------------------------

@@ -120,6 +120,13 @@ def member_actor(
     )
 
 
+def member_actors(user: User, request: HttpRequest) -> list[Actor]:
+    """Return a person as an actor in each of their organizations: what they do with
+    their own account is recorded there."""
+    memberships = user.memberships.select_related("organization", "role")
+    return [member_actor(membership, user, request) for membership in memberships]
+
+
 def key_actor(key: ApiKey) -> Actor:
     """Return what a usable API key stands for. Queries: one, unless it is for all."""
     applications = None

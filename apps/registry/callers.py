@@ -15,7 +15,7 @@ from django.utils import timezone
 
 from apps import errors
 from apps.api import InApp
-from apps.registry import auth, keys, selectors
+from apps.registry import auth, keys, selectors, wrong_tokens
 from apps.registry.auth import Actor
 from apps.registry.middleware import ensure_local_user
 from apps.registry.models import ApiKey, Application, Organization
@@ -44,12 +44,17 @@ class ApiRequest(HttpRequest):
 
 
 def authenticate(request: HttpRequest) -> Caller | errors.NotSignedIn:
-    """Return who calls, or why nobody knows; for threads."""
+    """Return who calls, or why nobody knows; for threads.
+
+    Raises: TooManyRequests for a wrong token after many from the same address. A right
+    one is never refused for what others send.
+    """
     token = _token(request)
     if isinstance(token, errors.NotSignedIn):
         return token
     fingerprint = _fingerprint(token)
-    return recall(("caller", fingerprint), lambda: _find(token, fingerprint))
+    found = recall(("caller", fingerprint), lambda: _find(token, fingerprint))
+    return _limited(found, request)
 
 
 async def aauthenticate(request: HttpRequest) -> Caller | errors.NotSignedIn:
@@ -58,7 +63,8 @@ async def aauthenticate(request: HttpRequest) -> Caller | errors.NotSignedIn:
     if isinstance(token, errors.NotSignedIn):
         return token
     fingerprint = _fingerprint(token)
-    return await arecall(("caller", fingerprint), lambda: _find(token, fingerprint))
+    found = await arecall(("caller", fingerprint), lambda: _find(token, fingerprint))
+    return _limited(found, request)
 
 
 def _token(request: HttpRequest) -> str | errors.NotSignedIn:
@@ -75,6 +81,14 @@ def _token(request: HttpRequest) -> str | errors.NotSignedIn:
     return token
 
 
+def _limited(
+    found: Caller | errors.NotSignedIn, request: HttpRequest
+) -> Caller | errors.NotSignedIn:
+    if isinstance(found, errors.NotSignedIn):
+        wrong_tokens.count(auth.traces(request)["source_ip"])
+    return found
+
+
 def _fingerprint(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()
 
@@ -84,8 +98,11 @@ def _find(token: str, fingerprint: str) -> Caller | errors.NotSignedIn:
         return Caller("local", user=ensure_local_user())
     if token.startswith("dbos_"):
         return _find_key(token, fingerprint)
-    user = find_user_by_token(token)
-    if user is None or not user.is_active:
+    try:
+        user = find_user_by_token(token)
+    except errors.NotSignedIn as exc:
+        return exc
+    if user is None:
         return errors.NotSignedIn("This token is unknown or has expired.")
     return Caller(fingerprint, user=user)
 

@@ -12,6 +12,14 @@ from apps.registry import services
 from apps.registry.models import Organization
 
 LOCAL = "local"
+# What needs accounts: their pages, and Conductor as an OpenID provider.
+ACCOUNT_PREFIXES = (
+    "/accounts/",
+    "/device/",
+    "/devices/",
+    "/identity/",
+    "/.well-known/",
+)
 
 
 def ensure_local_user() -> User:
@@ -40,6 +48,6 @@ class LocalUserMiddleware:
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
         request.user = ensure_local_user()
-        if request.path_info.startswith("/accounts/"):
+        if request.path_info.startswith(ACCOUNT_PREFIXES):
             raise Http404("There are no accounts.")
         return self.get_response(request)

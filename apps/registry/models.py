@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from allauth.idp.oidc.models import Client, Token
 from django.conf import settings
 from django.core.validators import MaxValueValidator, MinValueValidator, RegexValidator
 from django.db import models
@@ -229,6 +230,42 @@ class ApiKey(models.Model):
         return self.revoked_at is None and (
             self.expires_at is None or now < self.expires_at
         )
+
+
+class Device(models.Model):
+    """A program that a person signed in by a code, and that acts in their name.
+
+    It has one access and one refresh token at a time, which allauth's provider keeps.
+    Without a refresh token it is signed out.
+    """
+
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.CASCADE, related_name="devices"
+    )
+    client = models.ForeignKey(Client, models.CASCADE, related_name="+")
+    access_token = models.OneToOneField(
+        Token, models.SET_NULL, null=True, related_name="+"
+    )
+    refresh_token = models.OneToOneField(
+        Token, models.SET_NULL, null=True, related_name="+"
+    )
+    source_ip = models.CharField(max_length=45, blank=True)
+    user_agent = models.CharField(max_length=256, blank=True)
+    created_at = models.DateTimeField(db_default=Now())
+    last_used_at = models.DateTimeField(db_default=Now())
+
+    def __str__(self) -> str:
+        return f"{self.client.name} of {self.user}"
+
+
+class SigningKey(models.Model):
+    """The private key that signs ID tokens, encrypted. There is one row."""
+
+    encrypted_pem = models.TextField()
+    created_at = models.DateTimeField(db_default=Now())
+
+    def __str__(self) -> str:
+        return f"signing key of {self.created_at:%Y-%m-%d}"
 
 
 class AuditEntry(models.Model):

@@ -51,6 +51,9 @@ class Operation(models.TextChoices):
     USER_REMOVE = "user.remove"
     USER_DEACTIVATE = "user.deactivate"
     USER_REACTIVATE = "user.reactivate"
+    DEVICE_APPROVE = "device.approve"
+    DEVICE_DENY = "device.deny"
+    DEVICE_SIGN_OUT = "device.sign_out"
 
 
 class TargetType(models.TextChoices):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
+from django.contrib.auth.models import AbstractBaseUser, AnonymousUser, User
 from django.db.models import F, QuerySet
+from django.utils import timezone
 
 from apps import errors
 from apps.registry.auth import Actor
@@ -14,6 +15,7 @@ from apps.registry.models import (
     ApiKey,
     Application,
     AuditEntry,
+    Device,
     Invitation,
     Membership,
     Organization,
@@ -123,6 +125,22 @@ def find_open_invitation(secret: str, now: datetime) -> Invitation | None:
     """The same, where it can still be accepted."""
     invitation = find_invitation(secret)
     return invitation if invitation is not None and invitation.is_open(now) else None
+
+
+def devices_of(user: User) -> QuerySet[Device]:
+    """The programs that are signed in as this person, the last used first."""
+    return (
+        Device.objects.filter(user=user, refresh_token__expires_at__gt=timezone.now())
+        .select_related("client")
+        .order_by("-last_used_at", "-pk")
+    )
+
+
+def get_device_for(*, user: User, pk: int) -> Device:
+    device = devices_of(user).filter(pk=pk).first()
+    if device is None:
+        raise errors.NotFound("That program is not signed in any more.")
+    return device
 
 
 def audit_entries_of(

@@ -17,6 +17,13 @@ urlpatterns = [
     path(
         "invitations/<str:secret>/", views.invitation_accept, name="invitation_accept"
     ),
+    # One's own account
+    path("devices/", views.device_list, name="device_list"),
+    path(
+        "devices/<int:pk>/sign-out/",
+        views.device_sign_out,
+        name="device_sign_out",
+    ),
     # Applications
     path(
         _ORG + "new-application/", views.application_create, name="application_create"

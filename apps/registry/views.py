@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from allauth.account.adapter import get_adapter
+from allauth.idp.oidc.forms import ConfirmCodeForm
+from allauth.socialaccount.providers.openid_connect.views import login as openid_login
 from django.conf import settings
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
@@ -19,12 +21,13 @@ from django.views.decorators.http import (
 )
 
 from apps import errors
-from apps.registry import auth, forms, selectors, services
+from apps.registry import auth, forms, provider, selectors, services
 from apps.registry.adapter import INVITATION_SESSION_KEY
 from apps.registry.auth import Actor
 from apps.registry.models import Application, Permission
 
 AUDIT_PAGE = 50
+DEVICES_SHOWN = 200
 _form_page = require_http_methods(["GET", "HEAD", "POST"])
 
 
@@ -324,6 +327,71 @@ def member_remove(request: HttpRequest, org: str, pk: int) -> HttpResponse:
     services.remove_member(actor=actor, membership=membership)
     messages.success(request, "The member was removed.")
     return redirect("registry:member_list", org=org)
+
+
+# --- One's own account -----------------------------------------------------------
+
+
+@_form_page
+@never_cache
+def device_approve(request: HttpRequest) -> HttpResponse:
+    """A person types the code that a program shows, or follows its link, and says
+    whether it may sign in as them. Attempts are limited for each person."""
+    user = auth.signed_in_user(request)
+    code = (request.POST if request.method == "POST" else request.GET).get("code")
+    form = ConfirmCodeForm(None if code is None else {"code": provider.as_shown(code)})
+    if not form.is_valid():
+        status = 422 if form.is_bound else 200
+        return render(
+            request, "registry/device_code.html", {"form": form}, status=status
+        )
+    context: dict[str, Any] = {
+        "client": form.client,
+        "user_code": form.cleaned_data["code"],
+        "origin": provider.origin_of(form.cleaned_data["code"]),
+        "own_ip": auth.traces(request)["source_ip"],
+    }
+    decision = request.POST.get("decision")
+    if decision not in ("approve", "deny"):
+        return render(request, "registry/device_approve.html", context)
+    services.decide_on_device(
+        actors=auth.member_actors(user, request),
+        user=user,
+        client=form.client,
+        device_code=form.device_code,
+        source_ip=context["origin"].get("source_ip", ""),
+        is_approved=decision == "approve",
+    )
+    return render(
+        request,
+        "registry/device_decided.html",
+        context | {"is_approved": decision == "approve"},
+    )
+
+
+@require_safe
+def device_list(request: HttpRequest) -> HttpResponse:
+    user = auth.signed_in_user(request)
+    devices = selectors.devices_of(user)[:DEVICES_SHOWN]
+    return render(request, "registry/device_list.html", {"devices": devices})
+
+
+@require_POST
+def device_sign_out(request: HttpRequest, pk: int) -> HttpResponse:
+    user = auth.signed_in_user(request)
+    device = selectors.get_device_for(user=user, pk=pk)
+    services.sign_out_device(actors=auth.member_actors(user, request), device=device)
+    messages.success(request, f"{device.client.name} is signed out.")
+    return redirect("registry:device_list")
+
+
+def leave_for_provider(request: HttpRequest, provider_id: str) -> HttpResponse:
+    """allauth's way to another OpenID provider, as a page that leads there: the Content
+    Security Policy lets no form of ours end elsewhere."""
+    response: HttpResponse = openid_login(request, provider_id)
+    if response.status_code != 302 or response["Location"].startswith("/"):
+        return response
+    return render(request, "registry/leave.html", {"url": response["Location"]})
 
 
 # --- Audit -----------------------------------------------------------------------

@@ -168,6 +168,14 @@ CONSOLE = (
     Row("registry:member_role", "POST", govern(302), {"role": "nothing"}, of="bob"),
     Row("registry:member_remove", "POST", govern(302), of="bob"),
     Row("registry:audit_list", "GET", READ),
+    # One's own account
+    Row("registry:device_list", "GET", signed_in(200)),
+    Row(
+        "registry:device_sign_out",
+        "POST",
+        each(302, 404, 404, 404, 404, 404, 302),
+        of="registry.Device",
+    ),
     # Executors
     Row("executors:application_list", "GET", READ),
     Row("executors:rejected_list", "GET", READ),
@@ -220,11 +228,24 @@ ACCOUNTS = (
     Row("mfa_download_recovery_codes", "GET", signed_in(404)),
 )
 
+# For programs, which are no person; what a code leads to, `test_devices.py` shows.
+PROVIDER = (
+    Row("idp:oidc:configuration", "GET", same(200)),
+    Row("idp:oidc:jwks", "GET", same(200)),
+    Row("idp:oidc:device_code", "POST", same(400)),
+    Row("idp:oidc:token", "POST", same(400)),
+    Row("idp:oidc:revoke", "POST", same(400)),
+    Row("idp:oidc:device_authorization", "GET", signed_in(200)),
+    Row("idp:oidc:device_authorization", "POST", signed_in(200)),
+)
+
 # The admin site shows its models; what it may change, it changes by actions of a list.
 ADMIN_MODELS = (
     "auth.User",
     "account.EmailAddress",
     "mfa.Authenticator",
+    "socialaccount.SocialAccount",
+    "registry.Device",
     "registry.Organization",
     "registry.Role",
     "registry.Membership",
@@ -285,7 +306,7 @@ ADMIN_SITE = (
     ),
 )
 
-ROWS = (*CONSOLE, *ACCOUNTS, *ADMIN_SITE)
+ROWS = (*CONSOLE, *ACCOUNTS, *PROVIDER, *ADMIN_SITE)
 MUTATIONS = [row for row in CONSOLE if row.method == "POST"]
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 

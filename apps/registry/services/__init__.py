@@ -16,6 +16,17 @@ from apps.registry.services.audit import (
     failure_audited,
     record_audit,
 )
+from apps.registry.services.devices import (
+    decide_on_device,
+    forget_expired_tokens,
+    renew_device,
+    sign_in_device,
+    sign_out_device,
+    take_turns,
+)
+from apps.registry.services.identities import (
+    find_or_welcome,
+)
 from apps.registry.services.members import (
     accept_invitation,
     add_member,
@@ -42,16 +53,23 @@ __all__ = [
     "create_api_key",
     "create_application",
     "create_organization",
+    "decide_on_device",
     "delete_application",
     "failure_audited",
+    "find_or_welcome",
+    "forget_expired_tokens",
     "free_organization_name",
     "invite_member",
     "is_invited",
     "record_audit",
     "register_application",
     "remove_member",
+    "renew_device",
     "revoke_api_key",
     "revoke_invitation",
     "set_user_active",
+    "sign_in_device",
+    "sign_out_device",
+    "take_turns",
     "update_application",
 ]
