@@ -11,9 +11,10 @@ import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import TypeVar
 
 from django.db import transaction
-from django.db.models import Q, QuerySet
+from django.db.models import Case, Model, Q, QuerySet, When
 
 from apps.executors import clock, live, rollcall
 from apps.executors.models import Executor, Instance, PresenceClock, Recovery
@@ -21,6 +22,8 @@ from apps.executors.sockets import Key
 from apps.registry import keys
 
 logger = logging.getLogger(__name__)
+
+M = TypeVar("M", bound=Model)
 
 BEAT_SECS = 2.0
 # An instance that missed this much of its beats is gone, and its sockets with it.
@@ -82,10 +85,9 @@ def register(registrations: Sequence[Registration], *, instance_id: str) -> Regi
         fenced_keys = _close_recoveries_of(applications, ids, latest.keys(), now)
         admitted = [item for key, item in latest.items() if key not in fenced_keys]
         _upsert(admitted, instance_id, now)
-        woke = _wake_waiting_recoveries(admitted, now)
         keys.touch({i.api_key_id for i in admitted if i.api_key_id}, now)
     fenced = [item for key, item in latest.items() if key in fenced_keys]
-    return Registered(fenced, woke)
+    return Registered(fenced, _wake_waiting_recoveries(admitted, now))
 
 
 def _close_recoveries_of(
@@ -179,33 +181,43 @@ def _upsert(items: Sequence[Registration], instance_id: str, now: datetime) -> N
 
 
 def _wake_waiting_recoveries(items: Sequence[Registration], now: datetime) -> bool:
-    """Let what waited for a version be tried now that an executor of it is here."""
+    """Let what waited for a version be tried now that an executor of it is here.
+
+    Concurrency: in a transaction of its own, which holds no recovery's lock yet.
+    """
     versions = {(item.application_id, item.application_version) for item in items}
     waiting = Recovery.objects.filter(
         state=Recovery.State.WAITING,
         application_id__in={application for application, _ in versions},
         application_version__in={version for _, version in versions},
     )
-    return bool(waiting.update(next_try_at=now))
+    return bool(_update_in_order(waiting, next_try_at=now))
+
+
+def _update_in_order(rows: QuerySet[M], **values: object) -> int:
+    """Update rows that others update too: locked by key, as everybody does it, or two
+    could wait for each other. Once for a table in a transaction."""
+    with transaction.atomic():
+        locked = rows.select_for_update().order_by("pk")
+        ids = list(locked.values_list("pk", flat=True))
+        found = rows.model._default_manager.filter(pk__in=ids)
+        return found.update(**values)
 
 
 def disconnect(connection_ids: Sequence[str]) -> int:
-    """`HEALTHY → DISCONNECTED` where the connection is still the one that closed.
-
-    Concurrency: locks in the order of `register`, or the two could wait for each other.
-    """
+    """`HEALTHY → DISCONNECTED` where the connection is still the one that closed."""
     closed = Executor.objects.filter(
         connection_id__in=connection_ids, state=Executor.State.HEALTHY
     )
-    with transaction.atomic():
-        locked = closed.select_for_update().order_by("pk")
-        ids = list(locked.values_list("pk", flat=True))
-        return _mark_disconnected(ids, clock.now())
+    return _mark_disconnected(closed, clock.now())
 
 
-def _mark_disconnected(ids: Sequence[int], now: datetime) -> int:
-    return Executor.objects.filter(pk__in=ids).update(
-        state=Executor.State.DISCONNECTED, disconnected_at=now, updated_at=now
+def _mark_disconnected(executors: QuerySet[Executor], now: datetime) -> int:
+    return _update_in_order(
+        executors,
+        state=Executor.State.DISCONNECTED,
+        disconnected_at=now,
+        updated_at=now,
     )
 
 
@@ -261,13 +273,8 @@ def beat(*, instance_id: str, hostname: str, idle: timedelta | None = None) -> N
 
 
 def _restart_disconnect_clocks(executors: QuerySet[Executor], now: datetime) -> int:
-    """Concurrency: locks in the order of `register`, or the two could wait for each
-    other."""
-    with transaction.atomic():
-        waiting = executors.filter(state=Executor.State.DISCONNECTED)
-        locked = waiting.select_for_update().order_by("pk")
-        ids = list(locked.values_list("pk", flat=True))
-        return Executor.objects.filter(pk__in=ids).update(disconnected_at=now)
+    waiting = executors.filter(state=Executor.State.DISCONNECTED)
+    return _update_in_order(waiting, disconnected_at=now)
 
 
 def _restart_recovery_clocks(now: datetime) -> None:
@@ -276,10 +283,14 @@ def _restart_recovery_clocks(now: datetime) -> None:
     Concurrency: orders may be on their way, so their leases begin anew.
     """
     logger.warning("the clock jumped; leases and retries start anew")
-    Recovery.objects.filter(state=Recovery.State.REQUESTED).update(
-        lease_expires_at=now + LEASE
+    is_requested = Q(state=Recovery.State.REQUESTED)
+    _update_in_order(
+        Recovery.objects.filter(state__in=Recovery.OPEN),
+        lease_expires_at=Case(
+            When(is_requested, then=now + LEASE), default="lease_expires_at"
+        ),
+        next_try_at=Case(When(is_requested, then="next_try_at"), default=now),
     )
-    Recovery.objects.filter(state=Recovery.State.WAITING).update(next_try_at=now)
 
 
 def retire_instance(*, instance_id: str) -> None:
@@ -364,7 +375,7 @@ def _disconnect_orphans(alive: set[str], now: datetime, *, limit: int) -> int:
     with transaction.atomic():
         locked = orphans.select_for_update(skip_locked=True).order_by("pk")
         ids = list(locked.values_list("pk", flat=True)[:limit])
-        return _mark_disconnected(ids, now)
+        return _mark_disconnected(Executor.objects.filter(pk__in=ids), now)
 
 
 def _overdue(now: datetime, *, limit: int) -> list[Executor]:

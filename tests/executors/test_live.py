@@ -17,7 +17,7 @@ from django.test import Client
 from apps.executors import live, loops
 from apps.executors.routing import websocket_urlpatterns
 from apps.registry import services
-from apps.registry.models import Application, Membership, Organization
+from apps.registry.models import Application, Membership, Organization, Role
 
 pytestmark = pytest.mark.django_db(transaction=True)
 site = URLRouter(websocket_urlpatterns)
@@ -28,7 +28,7 @@ ORIGIN = (b"origin", b"http://localhost")
 def builtin_roles(transactional_db: Any) -> None:
     """Transactional tests empty the tables that migrations filled."""
     for name in ("organization_admin", "organization_member"):
-        services.Role.objects.get_or_create(
+        Role.objects.get_or_create(
             name=name, organization=None, defaults={"permissions": ["application.read"]}
         )
 
