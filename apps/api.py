@@ -83,6 +83,7 @@ class Input(_NullIsAbsence, Schema):
         default=None,
         alias="$schema",
         description="A URL to the JSON Schema for this object. Ignored.",
+        exclude_if=lambda value: value is None,
         json_schema_extra={"format": "uri", "readOnly": True},
     )
 

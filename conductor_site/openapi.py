@@ -137,6 +137,8 @@ def _without_3_1(value: Any) -> Any:
             # Generators of clients know one reference as `allOf`.
             value["allOf" if len(others) == 1 else "anyOf"] = others
         value["nullable"] = True
+    if any("if" in one for one in value.get("allOf", ())):
+        del value["allOf"]
     if "const" in value:
         value["enum"] = [value.pop("const")]
     if isinstance(value.get("examples"), list):

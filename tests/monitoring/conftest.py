@@ -22,7 +22,7 @@ from apps.executors.protocol.messages import Request
 from apps.monitoring.services import collection
 from apps.registry import remembered, services
 from apps.registry.auth import system_actor
-from apps.registry.models import Application
+from apps.registry.models import ApiKey, Application
 from scripts.services import find, install_missing
 from tests.world import World, make_world
 
@@ -130,7 +130,7 @@ def group(measures: Row | None = None, **names: str | None) -> Row:
 def key_of(world: World, *permissions: str, **options: Any) -> str:
     _, secret = services.create_api_key(
         actor=system_actor(world.acme),
-        name=f"k-{len(permissions)}-{len(options)}-{options.pop('name', '')}",
+        name=f"key-{ApiKey.objects.count()}",
         permissions=list(permissions) or ["metric.read"],
         **options,
     )
