@@ -231,7 +231,7 @@ def _wait_for_version(
     recoveries: Sequence[Recovery], version: str, now: datetime
 ) -> None:
     """Concurrency: an executor of the version that is being registered right now either
-    holds these rows, to make them due, or is seen here."""
+    is seen here, or makes these rows due once it is registered."""
     with transaction.atomic():
         due = Recovery.objects.filter(
             _due(now), pk__in=[recovery.pk for recovery in recoveries]
