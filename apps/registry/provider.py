@@ -18,7 +18,9 @@ from django.core.exceptions import ValidationError
 from django.db import transaction
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.urls import reverse
+from django.utils.decorators import method_decorator
 from django.views import View
+from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_GET
 
 from apps.registry import auth, services, signing, tokens
@@ -58,6 +60,7 @@ def configuration(request: HttpRequest) -> JsonResponse:
     )
 
 
+@method_decorator(csrf_exempt, name="dispatch")
 class _Endpoint(View):
     """An endpoint for programs: whatever they send, they get JSON back."""
 

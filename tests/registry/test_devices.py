@@ -45,7 +45,9 @@ class Terminal:
     """A program without a browser, at an address of its own."""
 
     def __init__(self) -> None:
-        self.http = Client(REMOTE_ADDR="192.0.2.7", HTTP_USER_AGENT=AGENT)
+        self.http = Client(
+            enforce_csrf_checks=True, REMOTE_ADDR="192.0.2.7", HTTP_USER_AGENT=AGENT
+        )
         self.discovered = self.http.get("/.well-known/openid-configuration").json()
 
     def post(self, endpoint: str, **fields: Any) -> Any:
