@@ -261,6 +261,9 @@ def _told_back(value: Any) -> Any:
 
 Handler = TypeVar("Handler", bound=Callable[..., Any])
 
+# operation id → method
+METHODS: dict[str, str] = {}
+
 
 def operation(
     router: Router,
@@ -298,6 +301,8 @@ def operation(
         extra["responses"] = {status: {"content": text}}
     write = _writer(response, status)
 
+    METHODS[operation_id] = method
+
     def declare(function: Handler) -> Handler:
         if iscoroutinefunction(function):
 
@@ -316,6 +321,7 @@ def operation(
             [method],
             path.replace("{", "{segment:"),
             operation_id=operation_id,
+            url_name=operation_id,
             response={status: response},
             by_alias=True,
             tags=[tag],

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from django.urls import path, register_converter
+from collections import defaultdict
+
+from django.urls import ResolverMatch, URLPattern, path, register_converter, resolve
 from ninja import NinjaAPI
 
-from apps.api import SegmentConverter, add_error_handlers
+from apps.api import METHODS, SegmentConverter, add_error_handlers
 from apps.executors.api import routers as executors
 from apps.monitoring.api import routers as monitoring
 from apps.registry.api import routers as registry
@@ -24,12 +26,31 @@ api = NinjaAPI(
 add_error_handlers(api)
 for router in (*registry, *executors, *workflows, *monitoring):
     api.add_router("", router)
+operations = api.urls
 
 urlpatterns = [
-    path("", api.urls),
+    path("", operations),
     path("openapi.json", openapi.as_json, name="openapi"),
     path("openapi.yaml", openapi.as_yaml),
     path("openapi-3.0.json", openapi.as_json_3_0),
     path("v2/openapi.json", openapi.as_json),
     path("schemas/<segment:name>.json", openapi.schema),
 ]
+
+# Every operation's pattern, by method and number of segments.
+_patterns: dict[tuple[str, int], list[URLPattern]] = defaultdict(list)
+for pattern in operations[0]:
+    if isinstance(pattern, URLPattern) and pattern.name in METHODS:
+        _patterns[METHODS[pattern.name], str(pattern.pattern).count("/")].append(
+            pattern
+        )
+
+
+def find(method: str, path: str) -> ResolverMatch:
+    """Return what answers a method at a path that `segment_path` wrote. More than one
+    path may fit: a workflow may be called `search`. Raises: Resolver404."""
+    relative = path.removeprefix("/")
+    for pattern in _patterns.get((method, relative.count("/")), ()):
+        if match := pattern.resolve(relative):
+            return match
+    return resolve(path, __name__)

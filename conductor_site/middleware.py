@@ -23,18 +23,18 @@ from django.http import Http404, HttpRequest, HttpResponse, UnreadablePostError
 from django.http.response import HttpResponseBase
 from django.shortcuts import redirect
 from django.template.loader import render_to_string
-from django.urls import Resolver404, ResolverMatch, resolve
+from django.urls import Resolver404, ResolverMatch
 from django.utils.decorators import sync_and_async_middleware
 
 from apps import errors
 from apps.api import as_problem, problem, problem_of, segment_path
 from apps.registry import callers
 from apps.registry.callers import ApiRequest, Caller
+from conductor_site import api
 from conductor_site.edge import is_api_path
 
 logger = logging.getLogger(__name__)
 
-API_URLCONF = "conductor_site.api"
 DATABASE_AWAY = "Conductor cannot reach its database. Trying again helps."
 RETRY_AFTER_SECS = 10
 CONTENT_SECURITY_POLICY = (
@@ -116,7 +116,7 @@ def _route(request: HttpRequest) -> ResolverMatch:
     scope = getattr(request, "scope", {})
     path = segment_path(scope.get("raw_path") or quote(request.path_info))
     request.path_info = path
-    request.resolver_match = resolve(path, API_URLCONF)
+    request.resolver_match = api.find(request.method or "", path)
     return request.resolver_match
 
 

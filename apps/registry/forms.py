@@ -22,6 +22,7 @@ PERMISSION_WORDS = {
     Permission.WEBSOCKET_CONNECT: "Connect executors",
     Permission.APPLICATION_READ: "Read applications and workflows",
     Permission.APPLICATION_WRITE: "Change applications, command workflows",
+    Permission.WORKFLOW_IMPORT: "Import workflows: runs code in Python executors",
     Permission.METRIC_READ: "Read metrics",
     Permission.ORGANIZATION_READ: "Read the organization and its audit log",
     Permission.ORGANIZATION_WRITE: "Change the organization and its members",

@@ -13,12 +13,14 @@ from django.utils import timezone
 
 
 class Permission(models.TextChoices):
-    """The eight permissions. A role or an API key holds a list of them."""
+    """Every permission. A role or an API key holds a list of them."""
 
     ORGANIZATION_READ = "organization.read"
     ORGANIZATION_WRITE = "organization.write"
     APPLICATION_READ = "application.read"
     APPLICATION_WRITE = "application.write"
+    # Of its own strength: an import runs code in Python executors.
+    WORKFLOW_IMPORT = "workflow.import"
     METRIC_READ = "metric.read"
     TOKEN_READ = "token.read"
     TOKEN_WRITE = "token.write"
@@ -50,6 +52,9 @@ class Organization(models.Model):
     created_at = models.DateTimeField(db_default=Now())
     audit_log_retention_days = models.PositiveIntegerField(
         default=90, validators=[MinValueValidator(7), MaxValueValidator(3650)]
+    )
+    allows_unsigned_imports = models.BooleanField(
+        default=False, help_text="Import what this Conductor did not export."
     )
 
     def __str__(self) -> str:

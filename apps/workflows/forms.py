@@ -13,11 +13,12 @@ from apps import errors
 from apps.registry.forms import StyledForm
 from apps.workflows.models import STATUSES
 from apps.workflows.selectors import Cursor, Filters
-from apps.workflows.services.commands import BULK_LIMIT
+from apps.workflows.services.commands import ID_CHARS_LIMIT
 
 EARLIEST = datetime(1970, 1, 2, tzinfo=UTC)
 LATEST = datetime(9999, 1, 1, tzinfo=UTC)
-ID_LIMIT = 10_000
+# What one page of the list can tick.
+BULK_LIMIT = 100
 
 
 class StatusField(forms.MultipleChoiceField):
@@ -144,6 +145,8 @@ class BulkForm(StyledForm):
             raise ValidationError("Tick at least one workflow.")
         if len(self.ids) > BULK_LIMIT:
             raise ValidationError(f"Tick at most {BULK_LIMIT} workflows at a time.")
-        if any(not one or len(one) > ID_LIMIT or "\x00" in one for one in self.ids):
+        if any(
+            not one or len(one) > ID_CHARS_LIMIT or "\x00" in one for one in self.ids
+        ):
             raise ValidationError("That is not a workflow's id.")
         return self.cleaned_data

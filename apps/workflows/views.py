@@ -34,8 +34,9 @@ from apps.workflows.forms import (
     ResumeForm,
 )
 from apps.workflows.models import FINISHED
-from apps.workflows.services import commands
+from apps.workflows.services import commands, forks
 from apps.workflows.services.commands import Outcome
+from apps.workflows.services.forks import Place
 
 _order_page = require_http_methods(["GET", "HEAD", "POST"])
 _LEVELS = {
@@ -198,12 +199,12 @@ def workflow_fork(
     if not form.is_valid():
         return _ask_first(request, actor, application, workflow_id, "fork", form)
     data = form.cleaned_data
-    new_id = commands.fork_workflow(
+    new_id = forks.fork_workflow(
         actor=actor,
         application=application,
         workflow_id=workflow_id,
         start_step=data["start_step"],
-        application_version=data["application_version"] or None,
+        place=Place(application_version=data["application_version"] or None),
         new_workflow_id=str(data["new_workflow_id"] or "") or None,
     )
     messages.success(request, "Forked. This is the new workflow.")

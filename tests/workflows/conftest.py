@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import httpx
 import pytest
 import uvicorn
 from django.contrib.auth.models import User
@@ -27,6 +28,7 @@ from apps.registry.models import (
     Role,
 )
 from conductor_site.asgi import application as site
+from tests.api import make_key
 from tests.workflows.executor import ScriptedExecutor, wait_until
 
 READ_ONLY = [Permission.APPLICATION_READ, Permission.ORGANIZATION_READ]
@@ -117,6 +119,19 @@ class Served:
         for application in Application.objects.all():
             gateway.forget(application.pk)
         return executor
+
+    def api(self, *permissions: str) -> httpx.Client:
+        """Calls of the HTTP API below `/v2/orgs/acme/apps/orders`, through the server,
+        by a key with these permissions; application.read and .write without any."""
+        wanted = permissions or (
+            Permission.APPLICATION_READ,
+            Permission.APPLICATION_WRITE,
+        )
+        return httpx.Client(
+            base_url=f"{self.base.replace('ws', 'http', 1)}/v2/orgs/acme/apps/orders",
+            headers={"Authorization": f"Bearer {make_key(*wanted)}"},
+            timeout=30,
+        )
 
     def leave(self) -> None:
         """Disconnect every executor, and wait until that is known."""

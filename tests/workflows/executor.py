@@ -6,6 +6,7 @@ know are ignored, and lists are ordered by creation time only.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import threading
@@ -66,6 +67,10 @@ class ScriptedExecutor:
         self.workflows = {row["WorkflowUUID"]: row for row in rows or []}
         self.steps: dict[str, list[dict[str, Any]]] = {}
         self.events: list[dict[str, Any]] = []
+        self.schedules: dict[str, dict[str, Any]] = {}
+        self.queues: dict[str, dict[str, Any]] = {}
+        self.versions: list[dict[str, Any]] = []
+        self.imported: list[str] = []
         self.silent: set[str] = set()
         self.refused: dict[str, str] = {}
         self.lazy: set[str] = set()
@@ -196,6 +201,60 @@ class ScriptedExecutor:
             ApplicationVersion=body["application_version"],
         )
         return {"new_workflow_id": new_id}
+
+    def _fork_from_failure(self, request: dict[str, Any]) -> dict[str, Any]:
+        ids = [f"{one}-again" for one in request["body"]["workflow_ids"]]
+        self.workflows |= {i: workflow(i, NOON + SECOND, "ENQUEUED") for i in ids}
+        return {"forked_workflow_ids": ids}
+
+    def _rewind_workflow(self, request: dict[str, Any]) -> dict[str, Any]:
+        self.workflows[request["body"]["workflow_id"]]["Status"] = "ENQUEUED"
+        return {"success": True}
+
+    def _export_workflow(self, request: dict[str, Any]) -> dict[str, Any]:
+        row = json.dumps(self.workflows[request["workflow_id"]])
+        return {"serialized_workflow": base64.b64encode(row.encode()).decode()}
+
+    def _import_workflow(self, request: dict[str, Any]) -> dict[str, Any]:
+        self.imported.append(request["serialized_workflow"])
+        return {"success": True}
+
+    def _list_schedules(self, request: dict[str, Any]) -> dict[str, Any]:
+        wanted = request["body"].get("status")
+        rows = self.schedules.values()
+        return {"output": [r for r in rows if wanted in (None, r["status"])]}
+
+    def _get_schedule(self, request: dict[str, Any]) -> dict[str, Any]:
+        return {"output": self.schedules.get(request["schedule_name"])}
+
+    def _pause_schedule(self, request: dict[str, Any]) -> dict[str, Any]:
+        self.schedules[request["schedule_name"]]["status"] = "PAUSED"
+        return {"success": True}
+
+    def _resume_schedule(self, request: dict[str, Any]) -> dict[str, Any]:
+        self.schedules[request["schedule_name"]]["status"] = "ACTIVE"
+        return {"success": True}
+
+    def _trigger_schedule(self, request: dict[str, Any]) -> dict[str, Any]:
+        return {"workflow_id": f"sched-{request['schedule_name']}-now"}
+
+    def _backfill_schedule(self, request: dict[str, Any]) -> dict[str, Any]:
+        return {"workflow_ids": [f"sched-{request['start']}"]}
+
+    def _list_queues(self, request: dict[str, Any]) -> dict[str, Any]:
+        return {"output": list(self.queues.values())}
+
+    def _get_queue(self, request: dict[str, Any]) -> dict[str, Any]:
+        return {"output": self.queues.get(request["name"])}
+
+    def _list_application_versions(self, request: dict[str, Any]) -> dict[str, Any]:
+        return {"output": self.versions}
+
+    def _set_latest_application_version(
+        self, request: dict[str, Any]
+    ) -> dict[str, Any]:
+        self.versions.sort(key=lambda v: v["version_name"] != request["version_name"])
+        return {"success": True}
 
 
 def _ms(moment: str | None, default: int) -> int:

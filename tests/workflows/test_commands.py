@@ -13,7 +13,7 @@ from apps import errors
 from apps.executors import clock
 from apps.registry.models import Application, AuditEntry
 from apps.workflows.models import WorkflowCommand, WorkflowSnapshot
-from apps.workflows.services import commands, records
+from apps.workflows.services import commands, forks, records
 from tests.workflows.conftest import Served
 from tests.workflows.executor import NOON, ScriptedExecutor, workflow
 
@@ -227,7 +227,7 @@ def test_read_only_member_is_denied_and_noted(
             actor=bob, application=served.application, workflow_ids=["pending"]
         )
     with pytest.raises(errors.Forbidden):
-        commands.fork_workflow(
+        forks.fork_workflow(
             actor=bob, application=served.application, workflow_id="success"
         )
 
@@ -248,7 +248,9 @@ def test_stranger_finds_no_such_application(
     assert "pending" in executor.workflows
 
 
-@pytest.mark.parametrize("ids", [[], [""], [f"w{n}" for n in range(101)]])
+@pytest.mark.parametrize(
+    "ids", [[], [""], [f"w{n}" for n in range(10_001)], ["x" * 10_001]]
+)
 def test_orders_are_bounded(
     served: Served, executor: ScriptedExecutor, ids: list[str]
 ) -> None:
@@ -270,13 +272,52 @@ def test_hundred_long_ids_go_in_short_messages(served: Served) -> None:
     assert max(len(str(request)) for request in executor.asked) < 16_000
 
 
+def test_thousands_are_ordered_about_in_parts(served: Served) -> None:
+    ids = [f"w{n}" for n in range(2_000)]
+    executor = served.connect(rows=[workflow(i, status="PENDING") for i in ids])
+
+    results = order(served, "cancel", *ids)
+
+    assert {result for result, _ in results} == {"done"}
+    assert executor.count("cancel") == 8
+    entry = AuditEntry.objects.get(operation="workflow.bulk_cancel")
+    assert entry.details["results"] == {"done": 2_000}
+    assert len(entry.details["workflow_ids"]) == 100
+
+
+def test_order_that_takes_too_long_says_how_far_it_came(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = [f"w{n}" for n in range(600)]
+    executor = served.connect(rows=[workflow(i, status="PENDING") for i in ids])
+    spent = iter([False, True])
+    monkeypatch.setattr(commands.Budget, "is_spent", property(lambda _: next(spent)))
+
+    results = order(served, "cancel", *ids)
+
+    assert [r for r, _ in results] == ["done"] * 250 + ["failed"] * 350
+    assert executor.count("cancel") == 1
+    assert (state(), audited()) == ("FAILED", [("workflow.bulk_cancel", "failure")])
+
+
+def test_order_that_fails_in_the_middle_stops_there(served: Served) -> None:
+    ids = [f"w{n}" for n in range(600)]
+    executor = served.connect(rows=[workflow(i, status="PENDING") for i in ids])
+    executor.refused["cancel"] = "the database is read-only"
+
+    results = order(served, "cancel", *ids)
+
+    assert {result for result, _ in results} == {"failed"}
+    assert executor.count("cancel") == 1
+
+
 def test_order_that_ended_halfway_is_closed_in_words_and_audited_once(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def end(*args: Any) -> Any:
         raise SystemExit
 
-    monkeypatch.setattr(commands, "_read", end)
+    monkeypatch.setattr(commands, "read_rows", end)
     for one in ("w0", "w1"):
         with pytest.raises(SystemExit):
             order(served, "cancel", one)
@@ -312,11 +353,11 @@ def test_order_that_could_not_be_audited_is_audited_later(
 def test_order_whose_application_is_deleted_meanwhile_is_still_audited(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def delete_first(application: Application, ids: Any) -> Any:
+    def delete_first(application: Application, *args: Any) -> Any:
         Application.objects.get(pk=application.pk).delete()
         raise errors.NoHealthyExecutor("Nobody is there.")
 
-    monkeypatch.setattr(commands, "_read", delete_first)
+    monkeypatch.setattr(commands, "read_rows", delete_first)
 
     with pytest.raises(errors.NoHealthyExecutor):
         order(served, "cancel", "w0")
@@ -328,7 +369,7 @@ def test_order_whose_application_is_deleted_meanwhile_is_still_audited(
 
 
 def fork(served: Served, **more: Any) -> str:
-    return commands.fork_workflow(
+    return forks.fork_workflow(
         actor=served.world.actor(served.world.alice),
         application=served.application,
         workflow_id="success",
@@ -359,16 +400,16 @@ def test_fork_sent_twice_is_one_fork(
 def test_fork_whose_answer_was_lost_is_found(
     served: Served, executor: ScriptedExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(commands, "COMMAND_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(forks, "COMMAND_TIMEOUT_S", 0.5)
     executor.silent.add("fork_workflow")
-    real = commands._is_forked
+    real = forks._is_forked
 
-    def arrived(request: Any, application: Any) -> bool:
+    def arrived(request: Any, *args: Any) -> bool:
         if executor.count("fork_workflow"):
             executor.workflows["n1"] = workflow("n1", NOON, ForkedFrom="success")
-        return real(request, application)
+        return real(request, *args)
 
-    monkeypatch.setattr(commands, "_is_forked", arrived)
+    monkeypatch.setattr(forks, "_is_forked", arrived)
 
     assert fork(served, new_workflow_id="n1") == "n1"
     assert state() == "DONE"
@@ -388,7 +429,7 @@ def test_fork_of_nothing_is_not_found(
     served: Served, executor: ScriptedExecutor
 ) -> None:
     with pytest.raises(errors.NotFound):
-        commands.fork_workflow(
+        forks.fork_workflow(
             actor=served.world.actor(served.world.alice),
             application=served.application,
             workflow_id="nobody",

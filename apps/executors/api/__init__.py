@@ -1,5 +1,5 @@
 """Operations of the HTTP API on applications and their executors."""
 
-from apps.executors.api import applications, executors
+from apps.executors.api import applications, executors, recoveries
 
-routers = (applications.router, executors.router)
+routers = (applications.router, executors.router, recoveries.router)

@@ -1,5 +1,5 @@
 """Operations of the HTTP API on the registry, one module for each kind of thing."""
 
-from apps.registry.api import roles
+from apps.registry.api import imports, roles
 
-routers = (roles.router,)
+routers = (imports.router, roles.router)

@@ -38,6 +38,7 @@ from apps.registry.services.members import (
     set_user_active,
 )
 from apps.registry.services.organizations import (
+    allow_unsigned_imports,
     builtin_role,
     create_organization,
     free_organization_name,
@@ -47,6 +48,7 @@ __all__ = [
     "ApplicationChanges",
     "accept_invitation",
     "add_member",
+    "allow_unsigned_imports",
     "audited",
     "builtin_role",
     "change_role",

@@ -8,14 +8,15 @@ import secrets
 from django.contrib.auth.models import User
 from django.db import transaction
 
-from apps.registry.auth import system_actor
+from apps.registry.auth import Actor, system_actor
 from apps.registry.models import (
     Membership,
     Organization,
+    Permission,
     Role,
 )
 from apps.registry.operations import Operation, TargetType
-from apps.registry.services.audit import record_audit
+from apps.registry.services.audit import audited, record_audit
 from apps.registry.services.rows import inserted
 
 
@@ -35,6 +36,22 @@ def create_organization(*, user: User, name: str) -> Organization:
             details={"admin": str(membership.user)},
         )
     return organization
+
+
+def allow_unsigned_imports(*, actor: Actor, allowed: bool) -> None:
+    """Decide whether this organization imports what this Conductor did not export."""
+    organization = actor.organization
+    with audited(
+        actor=actor,
+        operation=Operation.ORGANIZATION_UPDATE,
+        target_type=TargetType.ORGANIZATION,
+        target_id=organization.name,
+    ) as details:
+        details["allows_unsigned_imports"] = allowed
+        actor.require(Permission.ORGANIZATION_WRITE)
+        Organization.objects.filter(pk=organization.pk).update(
+            allows_unsigned_imports=allowed
+        )
 
 
 def free_organization_name(wanted: str) -> str:

@@ -1,12 +1,19 @@
 """Operations of the HTTP API on what executors know and do."""
 
-from apps.workflows.api import aggregates, queues, reads, schedules, versions
+from apps.workflows.api import (
+    aggregates,
+    commands,
+    queues,
+    reads,
+    schedules,
+    versions,
+)
 
-# Aggregates first: their paths would be workflows' ids.
 routers = (
     aggregates.router,
-    reads.router,
+    commands.router,
     queues.router,
+    reads.router,
     schedules.router,
     versions.router,
 )

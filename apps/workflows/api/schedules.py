@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 from ninja import Path, Query, Router
 
 from apps import errors
-from apps.api import InApp, Output, Params, Text, Time, operation
+from apps.api import InApp, Input, Output, Params, Text, Time, created, operation
 from apps.executors import gateway
 from apps.executors.api.applications import APP
 from apps.executors.protocol import messages
 from apps.executors.protocol.rows import ScheduleRow
-from apps.registry.callers import aapplication_in
+from apps.registry.callers import aapplication_in, application_in
 from apps.registry.models import Permission
+from apps.workflows.api.commands import location_of
+from apps.workflows.services import schedules
 
 router = Router()
 
@@ -46,6 +48,19 @@ class Schedule(Output):
     context: str | None
     automatic_backfill: bool
     last_fired_at: Time | None
+
+
+class TriggerOutputBody(Output):
+    workflow_id: str
+
+
+class BackfillInputBody(Input):
+    start_time: Time
+    end_time: Time
+
+
+class BackfillOutputBody(Output):
+    workflow_ids: list[str]
 
 
 @operation(
@@ -92,6 +107,87 @@ async def get_schedule(request: HttpRequest, path: Path[InSchedule]) -> Schedule
     if reply.output is None:
         raise errors.NotFound("There is no such schedule.")
     return _written(reply.output, load_context=load_context)
+
+
+@operation(
+    router,
+    "POST",
+    f"{SCHEDULE}/pause",
+    "pauseSchedule",
+    permission=Permission.APPLICATION_WRITE,
+    tag=TAG,
+    status=204,
+)
+def pause_schedule(request: HttpRequest, path: Path[InSchedule]) -> None:
+    """Begin no more workflows."""
+    actor, application = application_in(request, path, None)
+    schedules.pause_schedule(
+        actor=actor, application=application, name=path.schedule_name
+    )
+
+
+@operation(
+    router,
+    "POST",
+    f"{SCHEDULE}/resume",
+    "resumeSchedule",
+    permission=Permission.APPLICATION_WRITE,
+    tag=TAG,
+    status=204,
+)
+def resume_schedule(request: HttpRequest, path: Path[InSchedule]) -> None:
+    """Begin workflows again."""
+    actor, application = application_in(request, path, None)
+    schedules.resume_schedule(
+        actor=actor, application=application, name=path.schedule_name
+    )
+
+
+@operation(
+    router,
+    "POST",
+    f"{SCHEDULE}/trigger",
+    "triggerSchedule",
+    permission=Permission.APPLICATION_WRITE,
+    tag=TAG,
+    response=TriggerOutputBody,
+    status=201,
+    location=True,
+)
+def trigger_schedule(request: HttpRequest, path: Path[InSchedule]) -> HttpResponse:
+    """Begin its workflow once more, now. Repeating it begins another one."""
+    actor, application = application_in(request, path, None)
+    workflow_id = schedules.trigger_schedule(
+        actor=actor, application=application, name=path.schedule_name
+    )
+    return created(
+        TriggerOutputBody(workflow_id=workflow_id), location_of(path, workflow_id)
+    )
+
+
+@operation(
+    router,
+    "POST",
+    f"{SCHEDULE}/backfill",
+    "backfillSchedule",
+    permission=Permission.APPLICATION_WRITE,
+    tag=TAG,
+    response=BackfillOutputBody,
+)
+def backfill_schedule(
+    request: HttpRequest, path: Path[InSchedule], body: BackfillInputBody
+) -> BackfillOutputBody:
+    """Begin what would have been begun between two times. What exists already is not
+    begun again."""
+    actor, application = application_in(request, path, None)
+    workflow_ids = schedules.backfill_schedule(
+        actor=actor,
+        application=application,
+        name=path.schedule_name,
+        start=body.start_time,
+        end=body.end_time,
+    )
+    return BackfillOutputBody(workflow_ids=workflow_ids)
 
 
 def _some(value: str | None) -> tuple[str, ...]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from django.http import HttpRequest
 from ninja import Path, Router
 
-from apps.api import InApp, Output, Time, operation
+from apps.api import InApp, Input, Output, Text, Time, operation
 from apps.executors import gateway
 from apps.executors.api.applications import APP
 from apps.executors.protocol import messages
-from apps.registry.callers import aapplication_in
+from apps.registry.callers import aapplication_in, application_in
 from apps.registry.models import Permission
+from apps.workflows.services import schedules
 
 router = Router()
 
@@ -24,6 +25,10 @@ class ApplicationVersion(Output):
     version_name: str
     version_timestamp: Time
     created_at: Time
+
+
+class PatchLatestVersionInputBody(Input):
+    version_name: Text
 
 
 @operation(
@@ -51,3 +56,23 @@ async def list_app_versions(
         for row in reply.output
         if row.version_timestamp is not None
     ]
+
+
+@operation(
+    router,
+    "PATCH",
+    f"{APP}/versions/latest",
+    "setLatestAppVersion",
+    permission=Permission.APPLICATION_WRITE,
+    tag=TAG,
+    status=204,
+)
+def set_latest_app_version(
+    request: HttpRequest, path: Path[InApp], body: PatchLatestVersionInputBody
+) -> None:
+    """The latest version gets the work that names none: what schedules begin, and forks
+    to no version."""
+    actor, application = application_in(request, path, None)
+    schedules.set_latest_version(
+        actor=actor, application=application, name=body.version_name
+    )

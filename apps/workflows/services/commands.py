@@ -1,22 +1,22 @@
-"""Orders to workflows: cancel, resume, fork, delete.
+"""Orders to any number of workflows: cancel, resume, delete.
 
 Each is recorded before it is sent; see `records`. `success` from an executor says only
 that it took the order. So a workflow's status is read before, which tells what there is
-to do, and after, which tells what was done.
+to do, and after, which tells what was done. Many workflows are ordered about some at a
+time, for as long as one order may take.
 """
 
 from __future__ import annotations
 
-import uuid
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from apps import errors
 from apps.executors import gateway
-from apps.executors.models import Executor
 from apps.executors.protocol import codec, messages
 from apps.executors.protocol.messages import Request
 from apps.executors.protocol.rows import WorkflowRow
@@ -27,11 +27,14 @@ from apps.workflows.models import FINISHED
 from apps.workflows.services import snapshots
 from apps.workflows.services.records import Record, recorded
 
-BULK_LIMIT = 100
+IDS_LIMIT = 10_000
+ID_CHARS_LIMIT = 10_000
+# So many of them are named in the record of an order.
+RECORDED_IDS = 100
 READ_TIMEOUT_S = 5.0
 COMMAND_TIMEOUT_S = 15.0
-# Where nobody says what the first step is numbered.
-ZERO_BASED = ("typescript", "go", "java")
+# An order's time, all in all. Clients wait for 30 s.
+ORDER_SECS = 22.0
 CANCEL = (Operation.WORKFLOW_CANCEL, Operation.WORKFLOW_BULK_CANCEL)
 RESUME = (Operation.WORKFLOW_RESUME, Operation.WORKFLOW_BULK_RESUME)
 DELETE = (Operation.WORKFLOW_DELETE, Operation.WORKFLOW_BULK_DELETE)
@@ -51,7 +54,7 @@ class Order:
         ids = self.workflow_ids
         one, many = self.operations
         is_one = len(ids) == 1
-        some = [workflow_id[:512] for workflow_id in ids[:BULK_LIMIT]]
+        some = [workflow_id[:512] for workflow_id in ids[:RECORDED_IDS]]
         return recorded(
             actor=self.actor,
             application=self.application,
@@ -75,6 +78,20 @@ class Outcome:
     result: str
     sentence: str
     status: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """The time that is left of an order's."""
+
+    ends_at: float = field(default_factory=lambda: time.monotonic() + ORDER_SECS)
+
+    def of(self, limit_s: float) -> float:
+        return max(min(limit_s, self.ends_at - time.monotonic()), 0.5)
+
+    @property
+    def is_spent(self) -> bool:
+        return time.monotonic() >= self.ends_at
 
 
 Judge = Callable[[str, WorkflowRow | None], Outcome]
@@ -126,10 +143,15 @@ def cancel_workflows(
 
 
 def resume_workflows(
-    *, actor: Actor, application: Application, workflow_ids: Sequence[str]
+    *,
+    actor: Actor,
+    application: Application,
+    workflow_ids: Sequence[str],
+    queue_name: str | None = None,
 ) -> list[Outcome]:
     """Let workflows go on that were cancelled or gave up, or start those that wait in a
-    queue. Never one that runs: older SDKs would run it twice at once."""
+    queue: at once, or by way of the queue named here. Never one that runs: older SDKs
+    would run it twice at once."""
     order = Order(actor, application, RESUME, tuple(workflow_ids))
 
     def before(workflow_id: str, row: WorkflowRow | None) -> Outcome | None:
@@ -149,7 +171,11 @@ def resume_workflows(
         return _done(row, "Resumed. An executor of its version takes it up.")
 
     return _carry_out(
-        order, before, lambda ids: messages.Resume(workflow_ids=ids), after, {}
+        order,
+        before,
+        lambda ids: messages.Resume(workflow_ids=ids, queue_name=queue_name),
+        after,
+        {} if queue_name is None else {"queue_name": queue_name},
     )
 
 
@@ -198,85 +224,6 @@ def _unmoved(row: WorkflowRow) -> Outcome:
     return Outcome(row.workflow_id, "failed", sentence, row.status)
 
 
-# --- Fork ----------------------------------------------------------------------------
-
-
-def fork_workflow(
-    *,
-    actor: Actor,
-    application: Application,
-    workflow_id: str,
-    start_step: int | None = None,
-    application_version: str | None = None,
-    new_workflow_id: str | None = None,
-) -> str:
-    """Start a copy from a step, from the first one where none is given; return its id.
-
-    The version is the original's unless another is named: without one the SDKs differ.
-    Safe to repeat with the same new id: there is one fork. Raises: NotFound, Conflict.
-    """
-    new_id = new_workflow_id or str(uuid.uuid4())
-    with recorded(
-        actor=actor,
-        application=application,
-        operation=Operation.WORKFLOW_FORK,
-        target_type=TargetType.WORKFLOW,
-        target_id=workflow_id,
-        workflow_ids=[workflow_id],
-        details={"new_workflow_id": new_id},
-    ) as record:
-        step = first_step(application) if start_step is None else start_step
-        record.details["start_step"] = step
-        original = _read(application, [workflow_id]).get(workflow_id)
-        if original is None:
-            raise errors.NotFound("There is no such workflow.")
-        request = messages.ForkWorkflow(
-            workflow_id=workflow_id,
-            start_step=step,
-            new_workflow_id=new_id,
-            application_version=application_version or original.application_version,
-        )
-        if not _is_forked(request, application):
-            _fork(request, application)
-    return new_id
-
-
-def _fork(request: messages.ForkWorkflow, application: Application) -> None:
-    try:
-        gateway.ask(application, request, timeout_s=COMMAND_TIMEOUT_S)
-    except errors.ConductorError:
-        # A lost answer, or a second try that met what the first one made.
-        try:
-            is_forked = _is_forked(request, application)
-        except errors.ConductorError:
-            is_forked = False
-        if not is_forked:
-            raise
-
-
-def _is_forked(request: messages.ForkWorkflow, application: Application) -> bool:
-    """Whether this fork exists. Raises: Conflict where its id is another workflow's."""
-    new_id = request.new_workflow_id
-    question = messages.ListWorkflows(workflow_uuids=(new_id,), limit=1)
-    answer = gateway.answer(application, question, timeout_s=READ_TIMEOUT_S)
-    row = next((r for r in answer.reply.output if r.workflow_id == new_id), None)
-    if row is None:
-        return False
-    by_origin = messages.ListWorkflows(forked_from=(request.workflow_id,))
-    says_origin = not codec.untold(by_origin, answer.by.peer)
-    if says_origin and row.forked_from != request.workflow_id:
-        raise errors.Conflict("The new workflow's id is taken.")
-    return True
-
-
-def first_step(application: Application) -> int:
-    """Python counts steps from 1, the other SDKs from 0."""
-    is_python = Executor.objects.filter(
-        application=application, state=Executor.State.HEALTHY
-    ).exclude(language__in=ZERO_BASED)
-    return 1 if is_python.exists() else 0
-
-
 # --- Carrying out --------------------------------------------------------------------
 
 
@@ -289,8 +236,8 @@ def _carry_out(
 ) -> list[Outcome]:
     """Look, send, look again; return one outcome for each workflow."""
     with order.recorded(details) as record:
-        ids = _checked(order.workflow_ids)
-        outcomes, failure = _look_and_send(order, ids, before, request, after)
+        ids = checked_ids(order.workflow_ids)
+        outcomes, failure = _carry_out_parts(order, ids, before, request, after)
         _tell(record, outcomes.values(), failure)
     if order.operations is DELETE:
         gone = [
@@ -300,37 +247,69 @@ def _carry_out(
     return [outcomes[one] for one in ids]
 
 
-def _look_and_send(
+def _carry_out_parts(
     order: Order,
     ids: tuple[str, ...],
     before: Callable[[str, WorkflowRow | None], Outcome | None],
     request: Callable[[tuple[str, ...]], Request],
     after: Judge,
 ) -> tuple[dict[str, Outcome], str]:
-    rows = _read(order.application, ids)
+    """Go on until it fails or takes too long; return what came of each, and why it
+    ended early."""
+    budget = Budget()
+    outcomes: dict[str, Outcome] = {}
+    failure = ""
+    for part in codec.id_parts(ids):
+        if failure:
+            break
+        if budget.is_spent:
+            failure = f"{ORDER_SECS:g} s were too short for all of them."
+            break
+        try:
+            some, failure = _look_and_send(order, part, before, request, after, budget)
+        except errors.ConductorError as exc:
+            if not outcomes:
+                raise
+            some, failure = {}, exc.message
+        outcomes |= some
+    for one in ids:
+        if one not in outcomes:
+            outcomes[one] = Outcome(one, "failed", f"Not sent. {failure}")
+    return outcomes, failure
+
+
+def _look_and_send(
+    order: Order,
+    ids: tuple[str, ...],
+    before: Callable[[str, WorkflowRow | None], Outcome | None],
+    request: Callable[[tuple[str, ...]], Request],
+    after: Judge,
+    budget: Budget,
+) -> tuple[dict[str, Outcome], str]:
+    rows = read_rows(order.application, ids, budget)
     settled = {one: before(one, rows.get(one)) for one in ids}
     outcomes = {one: outcome for one, outcome in settled.items() if outcome is not None}
     todo = tuple(one for one in ids if one not in outcomes)
+    if not todo:
+        return outcomes, ""
+    timeout_s = budget.of(COMMAND_TIMEOUT_S)
+    failure = ""
     try:
-        for part in codec.id_parts(todo):
-            gateway.ask(order.application, request(part), timeout_s=COMMAND_TIMEOUT_S)
-        failure = ""
+        gateway.ask(order.application, request(todo), timeout_s=timeout_s)
     except errors.EveryExecutorFailed as exc:
         failure = f"{exc.message} It may still be carried out."
     except errors.ConductorError as exc:
         failure = exc.message
-    return outcomes | _look_again(order, todo, after, failure), failure
+    return outcomes | _look_again(order, todo, after, failure, budget), failure
 
 
 def _look_again(
-    order: Order, ids: tuple[str, ...], judge: Judge, failure: str
+    order: Order, ids: tuple[str, ...], judge: Judge, failure: str, budget: Budget
 ) -> dict[str, Outcome]:
     """Judge by what the workflows are now. Where that cannot be read, or the order met
     a failure and nothing moved, the failure is the answer."""
-    if not ids:
-        return {}
     try:
-        rows = _read(order.application, ids)
+        rows = read_rows(order.application, ids, budget)
     except errors.ConductorError:
         sentence = failure or "Sent; what came of it could not be read."
         return {one: Outcome(one, "unknown", sentence) for one in ids}
@@ -345,25 +324,39 @@ def _look_again(
 
 def _tell(record: Record, outcomes: Iterable[Outcome], failure: str) -> None:
     """Say in the record of how many workflows came what."""
-    record.details["results"] = Counter(outcome.result for outcome in outcomes)
-    bad = [o for o in outcomes if o.result in ("failed", "unknown")]
+    told = list(outcomes)
+    record.details["results"] = Counter(outcome.result for outcome in told)
+    bad = [o for o in told if o.result in ("failed", "unknown")]
+    if not bad and all(o.result == "missing" for o in told):
+        bad = told
     if bad:
         record.failure = failure or bad[0].sentence
 
 
-def _checked(workflow_ids: Sequence[str]) -> tuple[str, ...]:
+def checked_ids(workflow_ids: Sequence[str]) -> tuple[str, ...]:
+    """Return each once. Raises: InvalidInput for none, too many, or no ids."""
     ids = tuple(dict.fromkeys(workflow_ids))
     if not ids or not all(ids):
-        raise errors.InvalidInput("Name at least one workflow.")
-    if len(ids) > BULK_LIMIT:
-        raise errors.InvalidInput(f"Name at most {BULK_LIMIT} workflows at a time.")
+        raise errors.InvalidInput("Name at least one workflow.", field="workflow_ids")
+    if len(ids) > IDS_LIMIT:
+        raise errors.InvalidInput(
+            f"Name at most {IDS_LIMIT:,} workflows at a time.", field="workflow_ids"
+        )
+    if any(len(one) > ID_CHARS_LIMIT for one in ids):
+        raise errors.InvalidInput(
+            f"An id has at most {ID_CHARS_LIMIT:,} characters.", field="workflow_ids"
+        )
     return ids
 
 
-def _read(application: Application, ids: Sequence[str]) -> dict[str, WorkflowRow]:
+def read_rows(
+    application: Application, ids: Sequence[str], budget: Budget
+) -> dict[str, WorkflowRow]:
+    """Return those of these workflows that there are, by id."""
     rows: dict[str, WorkflowRow] = {}
     for part in codec.id_parts(ids):
         request = messages.ListWorkflows(workflow_uuids=part, limit=len(part))
-        reply = gateway.ask(application, request, timeout_s=READ_TIMEOUT_S)
+        timeout_s = budget.of(READ_TIMEOUT_S)
+        reply = gateway.ask(application, request, timeout_s=timeout_s)
         rows |= {row.workflow_id: row for row in reply.output}
     return rows

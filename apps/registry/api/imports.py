@@ -1,0 +1,62 @@
+"""Operations of the HTTP API: what an organization imports."""
+
+from __future__ import annotations
+
+from django.http import HttpRequest
+from ninja import Path, Router
+
+from apps.api import Bool, InOrg, Input, Output, operation
+from apps.registry import services
+from apps.registry.callers import actor_in
+from apps.registry.models import Permission
+
+router = Router()
+
+POLICY = "/v2/orgs/{orgName}/import-policy"
+TAG = "Organizations"
+
+
+class ImportPolicy(Output):
+    """Whether workflows are imported that this Conductor did not export: whoever may
+    import then runs any code in the organization's Python executors."""
+
+    allow_unsigned: bool
+
+
+class ImportPolicyInputBody(Input):
+    allow_unsigned: Bool
+
+
+@operation(
+    router,
+    "GET",
+    POLICY,
+    "getImportPolicy",
+    permission=Permission.ORGANIZATION_READ,
+    tag=TAG,
+    response=ImportPolicy,
+    is_extension=True,
+)
+def get_import_policy(request: HttpRequest, path: Path[InOrg]) -> ImportPolicy:
+    actor = actor_in(request, path.org_name)
+    actor.require(Permission.ORGANIZATION_READ)
+    return ImportPolicy(allow_unsigned=actor.organization.allows_unsigned_imports)
+
+
+@operation(
+    router,
+    "PUT",
+    POLICY,
+    "setImportPolicy",
+    permission=Permission.ORGANIZATION_WRITE,
+    tag=TAG,
+    status=204,
+    is_extension=True,
+)
+def set_import_policy(
+    request: HttpRequest, path: Path[InOrg], body: ImportPolicyInputBody
+) -> None:
+    """Without `allowUnsigned` only what this Conductor exported is imported."""
+    services.allow_unsigned_imports(
+        actor=actor_in(request, path.org_name), allowed=body.allow_unsigned
+    )
