@@ -18,7 +18,7 @@ def grant(apps: StateApps, schema_editor: BaseDatabaseSchemaEditor) -> None:
 
 
 class Migration(migrations.Migration):
-    dependencies = [("registry", "0004_application_thresholds")]
+    dependencies = [("registry", "0006_dbosctl")]
     operations = [
         migrations.AddField(
             model_name="organization",
