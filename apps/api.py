@@ -415,9 +415,17 @@ def add_error_handlers(api: NinjaAPI) -> None:
     api.exception_handler(HttpError)(lambda _, exc: problem(exc.status_code, str(exc)))
 
 
+class Explained(HttpResponse):
+    """An answer that says what is wrong in the words of a protocol of its own."""
+
+
 def as_problem(response: HttpResponseBase) -> HttpResponseBase:
     """Return the answer itself, or the problem that an error of a framework is."""
-    if response.status_code < 400 or response.get("Content-Type") == PROBLEM_TYPE:
+    if (
+        response.status_code < 400
+        or response.get("Content-Type") == PROBLEM_TYPE
+        or isinstance(response, Explained)
+    ):
         return response
     answer = problem(response.status_code)
     if "Allow" in response:

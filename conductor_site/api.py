@@ -1,10 +1,10 @@
-"""The HTTP API: mounts each app's routers. Its URLs are no pages: `ApiMiddleware`."""
+"""The HTTP API: mounts each app's routers, and finds what answers a request."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 
-from django.urls import ResolverMatch, URLPattern, path, register_converter, resolve
+from django.urls import ResolverMatch, URLPattern, register_converter, resolve
 from ninja import NinjaAPI
 
 from apps.api import METHODS, SegmentConverter, add_error_handlers
@@ -12,7 +12,6 @@ from apps.executors.api import routers as executors
 from apps.monitoring.api import routers as monitoring
 from apps.registry.api import routers as registry
 from apps.workflows.api import routers as workflows
-from conductor_site import openapi
 
 register_converter(SegmentConverter, "segment")
 
@@ -27,15 +26,7 @@ add_error_handlers(api)
 for router in (*registry, *executors, *workflows, *monitoring):
     api.add_router("", router)
 operations = api.urls
-
-urlpatterns = [
-    path("", operations),
-    path("openapi.json", openapi.as_json, name="openapi"),
-    path("openapi.yaml", openapi.as_yaml),
-    path("openapi-3.0.json", openapi.as_json_3_0),
-    path("v2/openapi.json", openapi.as_json),
-    path("schemas/<segment:name>.json", openapi.schema),
-]
+URLCONF = "conductor_site.api_urls"
 
 # Every operation's pattern, by method and number of segments.
 _patterns: dict[tuple[str, int], list[URLPattern]] = defaultdict(list)
@@ -53,4 +44,4 @@ def find(method: str, path: str) -> ResolverMatch:
     for pattern in _patterns.get((method, relative.count("/")), ()):
         if match := pattern.resolve(relative):
             return match
-    return resolve(path, __name__)
+    return resolve(path, URLCONF)

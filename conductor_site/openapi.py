@@ -52,6 +52,26 @@ def document() -> Document:
     return build(api)
 
 
+@functools.cache
+def operations() -> dict[str, tuple[str, str, Document]]:
+    """Every operation's method, path and description, by its id."""
+    return {
+        one["operationId"]: (method.upper(), path, one)
+        for path, methods in document()["paths"].items()
+        for method, one in methods.items()
+    }
+
+
+def body_schema(operation: Document) -> Document:
+    """Return the schema of the object that an operation's body is; {} without one."""
+    if "requestBody" not in operation:
+        return {}
+    (content,) = operation["requestBody"]["content"].values()
+    name = content["schema"]["$ref"].rpartition("/")[2]
+    schema: Document = document()["components"]["schemas"][name]
+    return schema
+
+
 def build(api: NinjaAPI) -> Document:
     made = json.loads(json.dumps(api.get_openapi_schema(path_prefix="")))
     schemas: Document = made["components"]["schemas"]

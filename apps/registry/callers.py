@@ -139,6 +139,21 @@ async def aactor_in(request: HttpRequest, organization_name: str) -> Actor:
     return _with_traces(actor, request)
 
 
+async def aactors_of(caller: Caller) -> list[Actor]:
+    """Return the caller as an actor in each of its organizations."""
+    key = ("actors", caller.fingerprint)
+    return await arecall(key, lambda: _actors(caller))
+
+
+def _actors(caller: Caller) -> list[Actor]:
+    if caller.key is not None:
+        return [auth.key_actor(caller.key)]
+    if caller.user is None:
+        return []
+    memberships = caller.user.memberships.select_related("organization", "role")
+    return [auth.member_actor(one, caller.user) for one in memberships]
+
+
 def application_in(
     request: HttpRequest, path: InApp, permission: str | None
 ) -> tuple[Actor, Application]:
