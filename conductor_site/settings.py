@@ -110,6 +110,10 @@ CONDUCTOR_ALLOW_INSECURE = env.envbool("CONDUCTOR_ALLOW_INSECURE", False)
 CONDUCTOR_SIGNUP = env.envchoice(
     "CONDUCTOR_SIGNUP", "open", ("open", "invite", "closed")
 )
+# Who approves a claim on an e-mail domain: a verified address there, or staff only.
+CONDUCTOR_DOMAIN_CLAIMS = env.envchoice(
+    "CONDUCTOR_DOMAIN_CLAIMS", "verified", ("verified", "staff")
+)
 CONDUCTOR_EXECUTOR_TIMEOUT_SECS = env.envint("CONDUCTOR_EXECUTOR_TIMEOUT_SECS", 60)
 CONDUCTOR_SWEEP_SECS = env.envfloat("CONDUCTOR_SWEEP_SECS", 2.0)
 CONDUCTOR_SNAPSHOT_SECS = env.envfloat("CONDUCTOR_SNAPSHOT_SECS", 15.0)

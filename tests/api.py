@@ -15,9 +15,10 @@ PROBLEM = "application/problem+json"
 
 
 class Api:
-    """Calls below `/v2/orgs/acme` with one key; without one where it is empty."""
+    """Calls below `base` with one key or token; without one where it is empty."""
 
-    def __init__(self, secret: str) -> None:
+    def __init__(self, secret: str, base: str = "/v2/orgs/acme") -> None:
+        self.base = base
         headers = {"Authorization": f"Bearer {secret}"} if secret else {}
         self.client = Client(headers=headers, raise_request_exception=False)
 
@@ -25,7 +26,7 @@ class Api:
         """Return the answer; what is no 2xx is a problem, always."""
         data = () if body is None else (body,)
         call = getattr(self.client, method.lower())
-        answer = call(f"/v2/orgs/acme{path}", *data, content_type="application/json")
+        answer = call(f"{self.base}{path}", *data, content_type="application/json")
         if answer.status_code >= 300:
             assert answer["Content-Type"] == PROBLEM
             assert answer.json()["status"] == answer.status_code
@@ -33,7 +34,7 @@ class Api:
 
     def get(self, path: str) -> Any:
         """Return what is there."""
-        answer = self.client.get(f"/v2/orgs/acme{path}")
+        answer = self.client.get(f"{self.base}{path}")
         assert answer.status_code == 200, answer.content
         return answer.json()
 
@@ -44,10 +45,11 @@ class Api:
 
 def make_key(*permissions: str, applications: list[Application] | None = None) -> str:
     """Make a key of acme with these permissions, and return its secret."""
+    names = None if applications is None else [one.name for one in applications]
     _, secret = services.create_api_key(
         actor=system_actor(Organization.objects.get(name="acme")),
         name=f"key {secrets.token_hex(4)}",
-        permissions=list(permissions),
-        applications=applications,
+        permissions=list(permissions) or None,
+        application_names=names,
     )
     return secret

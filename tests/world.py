@@ -49,6 +49,7 @@ from apps.registry.models import (
     Application,
     AuditEntry,
     Device,
+    DomainClaim,
     Invitation,
     Membership,
     Organization,
@@ -139,6 +140,9 @@ def make_world() -> World:
         role=viewer,
         secret_hash=keys.hash_secret(INVITATION),
         expires_at=clock.now() + timedelta(days=1),
+    )
+    DomainClaim.objects.create(
+        organization=acme, domain="acme.example", requested_by="alice@example.com"
     )
     return World(users, acme, application, key, invitation, _fill(application), viewer)
 
@@ -241,12 +245,14 @@ def make_keys() -> dict[str, str]:
         "to be expired": key("to be expired"),
         "of an application to be deleted": key(
             "doomed",
-            applications=[services.create_application(actor=acme, name="doomed")],
+            application_names=[
+                services.create_application(actor=acme, name="doomed").name
+            ],
         ),
-        "right, one application": key("one", applications=[orders]),
+        "right, one application": key("one", application_names=[orders.name]),
         "revoked": key("revoked"),
         "expired": key("expired", expires_at=later),
-        "of another application": key("billing's", applications=[billing]),
+        "of another application": key("billing's", application_names=[billing.name]),
         "without websocket.connect": key("reads", permissions=["application.read"]),
         "of another organization": key("other's", actor=other),
     }

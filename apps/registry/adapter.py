@@ -16,7 +16,7 @@ from django.http import HttpRequest
 from django.utils import timezone
 
 from apps import errors
-from apps.registry import selectors, services
+from apps.registry import auth, selectors, services
 from apps.registry.models import Invitation
 
 INVITATION_SESSION_KEY = "invitation"
@@ -52,6 +52,20 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
             if commit:
                 _find_place(request, user)
         return user
+
+    def generate_unique_username(
+        self, txts: list[str | None], regex: str | None = None
+    ) -> str:
+        """As the HTTP API has them."""
+        return services.free_username(next(text for text in txts if text))
+
+    def confirm_email(self, request: HttpRequest, email_address: EmailAddress) -> bool:
+        """Who waited for this joins the organization that claimed the domain."""
+        is_confirmed: bool = super().confirm_email(request, email_address)
+        user = email_address.user
+        if is_confirmed and not user.memberships.exists():
+            services.join_by_domain(user=user, traces=auth.traces(request))
+        return is_confirmed
 
 
 class SocialAccountAdapter(DefaultSocialAccountAdapter):  # type: ignore[misc]
@@ -91,15 +105,20 @@ def _invitation(request: HttpRequest) -> Invitation | None:
 
 
 def _find_place(request: HttpRequest, user: User) -> None:
+    traces = auth.traces(request)
     secret = request.session.pop(INVITATION_SESSION_KEY, None)
     if secret:
         try:
-            services.accept_invitation(user=user, secret=secret)
+            services.accept_invitation(user=user, secret=secret, traces=traces)
         except (errors.NotFound, errors.Forbidden):
             pass
         else:
             return
+    if (
+        settings.ACCOUNT_EMAIL_VERIFICATION == "mandatory"
+        and selectors.find_claim([selectors.domain_of(user.email)])
+        and not selectors.find_claim_for(user)
+    ):
+        return  # They join once the address is known to be theirs: `confirm_email`.
     wanted = user.email.partition("@")[0]
-    services.create_organization(
-        user=user, name=services.free_organization_name(wanted)
-    )
+    services.settle(user=user, wanted=wanted, traces=traces)

@@ -12,13 +12,14 @@ from allauth.account.models import EmailAddress
 from allauth.idp.oidc.models import Client, Token
 from allauth.mfa.models import Authenticator
 from allauth.socialaccount.models import SocialAccount, SocialApp, SocialToken
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.contrib.auth.models import Group, User
 from django.core.paginator import Paginator
 from django.db import models
 from django.http import HttpRequest
 from django.utils.functional import cached_property
 
+from apps import errors
 from apps.htmx import COUNT_LIMIT
 from apps.registry import services
 from apps.registry.auth import staff_actor
@@ -27,6 +28,7 @@ from apps.registry.models import (
     Application,
     AuditEntry,
     Device,
+    DomainClaim,
     Invitation,
     Membership,
     Organization,
@@ -189,6 +191,44 @@ class InvitationAdmin(OfOrganizationAdmin):
     list_display = ("organization", "email", "role", "expires_at", "accepted_at")
     list_select_related = ("organization", "role")
     exclude = ("secret_hash",)
+
+
+@admin.register(DomainClaim)
+class DomainClaimAdmin(OfOrganizationAdmin):
+    list_display = ("domain", "organization", "status", "requested_by", "requested_at")
+    search_fields = ("domain__startswith",)
+    search_help_text = "The beginning of a domain"
+    actions = ("approve", "deny")
+
+    @admin.action(description="Approve the selected claims", permissions=["act"])
+    def approve(
+        self, request: HttpRequest, queryset: models.QuerySet[DomainClaim]
+    ) -> None:
+        self._decide(request, queryset, is_approved=True)
+
+    @admin.action(description="Deny the selected claims", permissions=["act"])
+    def deny(
+        self, request: HttpRequest, queryset: models.QuerySet[DomainClaim]
+    ) -> None:
+        self._decide(request, queryset, is_approved=False)
+
+    def _decide(
+        self,
+        request: HttpRequest,
+        claims: models.QuerySet[DomainClaim],
+        *,
+        is_approved: bool,
+    ) -> None:
+        for claim in claims.select_related("organization"):
+            try:
+                services.decide_domain_claim(
+                    actor=staff_actor(request, claim.organization),
+                    claim=claim,
+                    is_approved=is_approved,
+                )
+            except errors.Conflict as exc:
+                text = f"{claim.domain}: {exc.message}"
+                self.message_user(request, text, messages.ERROR)
 
 
 @admin.register(Application)

@@ -20,6 +20,17 @@ from apps.registry.models import (
 ALL_PERMISSIONS = frozenset(Permission.values)
 
 
+class Traces(TypedDict, total=False):
+    """Where a request came from."""
+
+    source_ip: str
+    request_id: str
+    user_agent: str
+
+
+NO_TRACES: Traces = {}
+
+
 class Identity(TypedDict):
     """What remains of an actor when only its name is needed. Fit for JSON."""
 
@@ -68,6 +79,11 @@ class Actor:
             return False
         return permission in self.permissions
 
+    def require_staff(self) -> None:
+        """Raises: Forbidden."""
+        if self.kind != "staff":
+            raise errors.Forbidden("This is for staff only.")
+
     def require(self, permission: str, application: Application | None = None) -> None:
         """Raises: NotFound for what the actor cannot see, Forbidden for what it may
         not do."""
@@ -83,7 +99,8 @@ def actor_for(request: HttpRequest, organization_name: str) -> Actor:
     Raises: NotSignedIn; NotFound, also where the organization exists but is not theirs.
     """
     user = signed_in_user(request)
-    return member_actor(membership_of(user, organization_name), user, request)
+    membership = membership_of(user, organization_name)
+    return member_actor(membership, user, traces(request))
 
 
 def membership_of(user: User, organization_name: str) -> Membership:
@@ -106,9 +123,9 @@ def signed_in_user(request: HttpRequest) -> User:
 
 
 def member_actor(
-    membership: Membership, user: User, request: HttpRequest | None = None
+    membership: Membership, user: User, traces: Traces = NO_TRACES
 ) -> Actor:
-    """Return a member as an actor, with the traces of the request for the audit log."""
+    """Return a member as an actor, with the traces of a request for the audit log."""
     return Actor(
         kind="user",
         id=str(user.pk),
@@ -116,7 +133,23 @@ def member_actor(
         organization=membership.organization,
         permissions=frozenset(membership.role.permissions) & ALL_PERMISSIONS,
         user=user,
-        **traces(request),
+        **traces,
+    )
+
+
+def newcomer_actor(
+    user: User, organization: Organization, traces: Traces = NO_TRACES
+) -> Actor:
+    """Return a person on the way into an organization. They may do nothing there yet:
+    whoever lets them in checks what lets them in."""
+    return Actor(
+        kind="user",
+        id=str(user.pk),
+        display=user.email or user.get_username(),
+        organization=organization,
+        permissions=frozenset(),
+        user=user,
+        **traces,
     )
 
 
@@ -124,7 +157,9 @@ def member_actors(user: User, request: HttpRequest) -> list[Actor]:
     """Return a person as an actor in each of their organizations: what they do with
     their own account is recorded there."""
     memberships = user.memberships.select_related("organization", "role")
-    return [member_actor(membership, user, request) for membership in memberships]
+    return [
+        member_actor(membership, user, traces(request)) for membership in memberships
+    ]
 
 
 def key_actor(key: ApiKey) -> Actor:
@@ -158,16 +193,8 @@ def staff_actor(request: HttpRequest, organization: Organization) -> Actor:
     )
 
 
-class Traces(TypedDict, total=False):
-    source_ip: str
-    request_id: str
-    user_agent: str
-
-
-def traces(request: HttpRequest | None) -> Traces:
+def traces(request: HttpRequest) -> Traces:
     """Where a request came from, for the audit log."""
-    if request is None:
-        return {}
 
     def read(name: str, limit: int) -> str:
         # PostgreSQL stores no NUL, and a header may hold one.

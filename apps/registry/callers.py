@@ -184,6 +184,16 @@ def caller_of(request: HttpRequest) -> Caller:
     return caller
 
 
+def person_of(request: HttpRequest) -> User:
+    """Return who calls in their own name. Raises: NotSignedIn; Forbidden for a key."""
+    user = caller_of(request).user
+    if user is None:
+        raise errors.Forbidden(
+            "This is for a person's token: an API key belongs to an organization."
+        )
+    return user
+
+
 def _actor(caller: Caller, organization_name: str) -> Actor:
     if caller.key is not None:
         if caller.key.organization.name != organization_name:

@@ -126,7 +126,7 @@ class ApiKeyForm(StyledForm):
         return {
             "name": data["name"],
             "permissions": data["permissions"],
-            "applications": list(data["applications"]) or None,
+            "application_names": [one.name for one in data["applications"]] or None,
             "expires_at": timezone.now() + timedelta(days=int(days)) if days else None,
         }
 
@@ -144,7 +144,7 @@ class InvitationForm(StyledForm):
         self.fields["role"].queryset = roles_of(actor.organization)  # type: ignore[attr-defined]
 
 
-class RoleForm(StyledForm):
+class MemberRoleForm(StyledForm):
     role = forms.ModelChoiceField(queryset=Role.objects.none(), empty_label=None)
 
     def __init__(self, *args: Any, actor: Actor, **kwargs: Any) -> None:

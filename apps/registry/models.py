@@ -6,7 +6,13 @@ from datetime import datetime
 
 from allauth.idp.oidc.models import Client, Token
 from django.conf import settings
-from django.core.validators import MaxValueValidator, MinValueValidator, RegexValidator
+from django.core.validators import (
+    DomainNameValidator,
+    MaxValueValidator,
+    MinLengthValidator,
+    MinValueValidator,
+    RegexValidator,
+)
 from django.db import models
 from django.db.models.functions import Now
 from django.utils import timezone
@@ -45,6 +51,18 @@ def default_executor_timeout_secs() -> int:
     return int(settings.CONDUCTOR_EXECUTOR_TIMEOUT_SECS)
 
 
+class Profile(models.Model):
+    """What a person told about themselves that Django's user has no place for."""
+
+    user = models.OneToOneField(
+        settings.AUTH_USER_MODEL, models.CASCADE, primary_key=True
+    )
+    company = models.CharField(max_length=150, blank=True)
+
+    def __str__(self) -> str:
+        return str(self.user)
+
+
 class Organization(models.Model):
     """The tenant. Everything else belongs to exactly one."""
 
@@ -71,7 +89,7 @@ class Role(models.Model):
         Organization, models.CASCADE, null=True, blank=True, related_name="roles"
     )
     name = models.CharField(max_length=30, validators=[role_name])
-    permissions = models.JSONField(default=list)
+    permissions = models.JSONField(default=list, blank=True)
 
     class Meta:
         constraints = [
@@ -151,6 +169,48 @@ class Invitation(models.Model):
         return not (self.accepted_at or self.revoked_at) and now < self.expires_at
 
 
+class DomainClaim(models.Model):
+    """An organization's claim on an e-mail domain: once approved, people who register
+    with a verified address of exactly that domain become its members."""
+
+    class Status(models.TextChoices):
+        PENDING = "pending"
+        APPROVED = "approved"
+        DENIED = "denied"
+
+    organization = models.ForeignKey(
+        Organization, models.CASCADE, related_name="domain_claims"
+    )
+    domain = models.CharField(
+        max_length=253,
+        validators=[MinLengthValidator(4), DomainNameValidator(accept_idna=False)],
+    )
+    status = models.CharField(
+        max_length=8, choices=Status.choices, default=Status.PENDING
+    )
+    requested_by = models.CharField(max_length=254)
+    requested_at = models.DateTimeField(db_default=Now())
+    decided_by = models.CharField(max_length=254, blank=True)
+    decided_at = models.DateTimeField(null=True, blank=True)
+    decision_note = models.CharField(max_length=254, blank=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["organization", "domain"], name="domain_claimed_once"
+            ),
+            # Who only asks for a domain keeps nobody else from getting it.
+            models.UniqueConstraint(
+                fields=["domain"],
+                condition=models.Q(status="approved"),
+                name="domain_of_one_organization",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.domain
+
+
 class Application(models.Model):
     """A registered DBOS application; its name equals the SDK's application name."""
 
@@ -219,8 +279,11 @@ class ApiKey(models.Model):
 
     class Meta:
         constraints = [
+            # The name of a revoked key may be given to another.
             models.UniqueConstraint(
-                fields=["organization", "name"], name="api_key_name_once"
+                fields=["organization", "name"],
+                condition=models.Q(revoked_at=None),
+                name="api_key_name_once",
             )
         ]
 

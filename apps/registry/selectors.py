@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 
+from allauth.account.models import EmailAddress
 from django.contrib.auth.models import AbstractBaseUser, AnonymousUser, User
 from django.db.models import F, QuerySet
 from django.utils import timezone
@@ -16,6 +18,7 @@ from apps.registry.models import (
     Application,
     AuditEntry,
     Device,
+    DomainClaim,
     Invitation,
     Membership,
     Organization,
@@ -72,19 +75,27 @@ def get_api_key_for(*, actor: Actor, pk: int, permission: str) -> ApiKey:
     return key
 
 
+def get_api_key_named(*, actor: Actor, name: str, permission: str) -> ApiKey:
+    """The key that has this name now; the revoked ones have given it up."""
+    actor.require(permission)
+    keys = ApiKey.objects.filter(organization=actor.organization, revoked_at=None)
+    key = keys.filter(name=name).first()
+    if key is None:
+        raise errors.NotFound("No such API key.")
+    return key
+
+
 def memberships_of(actor: Actor) -> QuerySet[Membership]:
     actor.require(Permission.ORGANIZATION_READ)
     members = Membership.objects.filter(organization=actor.organization)
     return members.select_related("user", "role").order_by("user__email")
 
 
-def get_membership_for(*, actor: Actor, pk: int, permission: str) -> Membership:
-    members = Membership.objects.filter(organization=actor.organization, pk=pk)
-    member = members.select_related("user", "role").first()
-    if member is None:
-        raise errors.NotFound("No such member.")
-    actor.require(permission)
-    return member
+def home_of(user: User) -> Membership | None:
+    """The membership that stands for a person where one is asked for: of those in
+    several organizations the one that they joined last."""
+    members = user.memberships.select_related("user", "organization", "role")
+    return members.order_by("-pk").first()
 
 
 def roles_of(organization: Organization) -> QuerySet[Role]:
@@ -115,6 +126,15 @@ def get_invitation_for(*, actor: Actor, pk: int, permission: str) -> Invitation:
     return found
 
 
+def open_invitations(
+    invitations: QuerySet[Invitation],
+) -> QuerySet[Invitation]:
+    """Those of them that can still be accepted."""
+    return invitations.filter(
+        accepted_at=None, revoked_at=None, expires_at__gt=timezone.now()
+    )
+
+
 def find_invitation(secret: str) -> Invitation | None:
     """The invitation that a link's secret opens, whatever its state."""
     found = Invitation.objects.filter(secret_hash=hash_secret(secret))
@@ -141,6 +161,32 @@ def get_device_for(*, user: User, pk: int) -> Device:
     if device is None:
         raise errors.NotFound("That program is not signed in any more.")
     return device
+
+
+def domain_claims_of(actor: Actor) -> QuerySet[DomainClaim]:
+    """By domain."""
+    actor.require(Permission.ORGANIZATION_READ)
+    claims = DomainClaim.objects.filter(organization=actor.organization)
+    return claims.select_related("organization").order_by("domain")
+
+
+def find_claim(domains: Sequence[str]) -> DomainClaim | None:
+    """The approved claim on the first of these domains that has one."""
+    claims = DomainClaim.objects.filter(
+        domain__in=domains, status=DomainClaim.Status.APPROVED
+    ).select_related("organization")
+    return min(claims, key=lambda claim: domains.index(claim.domain), default=None)
+
+
+def find_claim_for(user: User) -> DomainClaim | None:
+    """The claim on the domain of a verified address of theirs; the primary first."""
+    addresses = EmailAddress.objects.filter(user=user, verified=True)
+    found = addresses.order_by("-primary", "pk").values_list("email", flat=True)
+    return find_claim([domain_of(email) for email in found])
+
+
+def domain_of(email: str) -> str:
+    return email.rpartition("@")[2].lower()
 
 
 def audit_entries_of(

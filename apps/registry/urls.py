@@ -10,6 +10,7 @@ app_name = "registry"
 
 _ORG = "orgs/<slug:org>/"
 _APP = _ORG + "apps/<str:app>/"
+_MEMBER = _ORG + "members/<str:username>/"
 
 urlpatterns = [
     path("orgs/", views.organization_home, name="organization_home"),
@@ -42,8 +43,8 @@ urlpatterns = [
         views.invitation_revoke,
         name="invitation_revoke",
     ),
-    path(_ORG + "members/<int:pk>/role/", views.member_role, name="member_role"),
-    path(_ORG + "members/<int:pk>/remove/", views.member_remove, name="member_remove"),
+    path(_MEMBER + "role/", views.member_role, name="member_role"),
+    path(_MEMBER + "remove/", views.member_remove, name="member_remove"),
     # Audit
     path(_ORG + "audit/", views.audit_list, name="audit_list"),
 ]

@@ -71,7 +71,9 @@ def organization_create(request: HttpRequest) -> HttpResponse:
     if request.method == "POST" and form.is_valid():
         try:
             organization = services.create_organization(
-                user=user, name=form.cleaned_data["name"]
+                user=user,
+                name=form.cleaned_data["name"],
+                traces=auth.traces(request),
             )
         except (errors.InvalidInput, errors.Conflict) as exc:
             _explain(form, exc)
@@ -281,7 +283,9 @@ def invitation_accept(request: HttpRequest, secret: str) -> HttpResponse:
     and comes back here."""
     if request.method == "POST":
         user = auth.signed_in_user(request)
-        membership = services.accept_invitation(user=user, secret=secret)
+        membership = services.accept_invitation(
+            user=user, secret=secret, traces=auth.traces(request)
+        )
         messages.success(request, f"Welcome to {membership.organization.name}.")
         return redirect("executors:application_list", org=membership.organization.name)
     invitation = selectors.find_open_invitation(secret, timezone.now())
@@ -302,29 +306,23 @@ def invitation_accept(request: HttpRequest, secret: str) -> HttpResponse:
 
 
 @require_POST
-def member_role(request: HttpRequest, org: str, pk: int) -> HttpResponse:
+def member_role(request: HttpRequest, org: str, username: str) -> HttpResponse:
     actor = auth.actor_for(request, org)
-    membership = selectors.get_membership_for(
-        actor=actor, pk=pk, permission=Permission.ORGANIZATION_READ
-    )
-    form = forms.RoleForm(request.POST, actor=actor)
+    form = forms.MemberRoleForm(request.POST, actor=actor)
     if not form.is_valid():
         actor.require(Permission.ORGANIZATION_WRITE)
         raise errors.InvalidInput("Choose one of the organization's roles.")
     services.change_role(
-        actor=actor, membership=membership, role=form.cleaned_data["role"]
+        actor=actor, username=username, role_name=form.cleaned_data["role"].name
     )
     messages.success(request, "The role was changed.")
     return redirect("registry:member_list", org=org)
 
 
 @require_POST
-def member_remove(request: HttpRequest, org: str, pk: int) -> HttpResponse:
+def member_remove(request: HttpRequest, org: str, username: str) -> HttpResponse:
     actor = auth.actor_for(request, org)
-    membership = selectors.get_membership_for(
-        actor=actor, pk=pk, permission=Permission.ORGANIZATION_READ
-    )
-    services.remove_member(actor=actor, membership=membership)
+    services.remove_member(actor=actor, username=username)
     messages.success(request, "The member was removed.")
     return redirect("registry:member_list", org=org)
 

@@ -34,6 +34,10 @@ PERMISSIONS_ARE_READ_IN = {
     # What may be granted, and who is the last admin.
     "apps/registry/services/api_keys.py",
     "apps/registry/services/members.py",
+    "apps/registry/services/roles.py",
+    # What is told about roles and keys.
+    "apps/registry/api/roles.py",
+    "apps/registry/api/tokens.py",
     # Which boxes to offer.
     "apps/registry/forms.py",
 }

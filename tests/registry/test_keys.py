@@ -13,12 +13,7 @@ from apps import errors
 from apps.registry import auth, keys, services
 from apps.registry.auth import Actor, system_actor
 from apps.registry.models import ApiKey, AuditEntry
-from tests.world import World, make_world
-
-
-@pytest.fixture
-def world(db: None) -> World:
-    return make_world()
+from tests.world import World
 
 
 @pytest.fixture
@@ -71,7 +66,7 @@ def test_without_a_choice_a_key_may_only_connect(actor: Actor) -> None:
 def test_key_for_one_application_sees_no_other(world: World, actor: Actor) -> None:
     billing = services.create_application(actor=actor, name="billing")
     key, _ = services.create_api_key(
-        actor=actor, name="k2", applications=[world.application]
+        actor=actor, name="k2", application_names=[world.application.name]
     )
 
     assert auth.key_actor(key).sees(world.application)
@@ -84,7 +79,7 @@ def test_key_whose_only_application_is_gone_sees_nothing(
     world: World, actor: Actor
 ) -> None:
     key, _ = services.create_api_key(
-        actor=actor, name="k2", applications=[world.application]
+        actor=actor, name="k2", application_names=[world.application.name]
     )
     billing = services.create_application(actor=actor, name="billing")
     services.delete_application(actor=actor, application=world.application)

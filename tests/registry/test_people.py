@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import threading
 from datetime import timedelta
-from importlib import import_module
+from functools import partial
 from typing import Any
 
 import pytest
-from django.apps import apps
 from django.contrib.auth.models import User
-from django.db import connection, connections
+from django.db import connection
 from django.test import Client
 from django.utils import timezone
 
@@ -19,15 +16,11 @@ from apps import errors
 from apps.registry import auth, services
 from apps.registry.auth import system_actor
 from apps.registry.models import AuditEntry, Invitation, Membership, Organization, Role
-from tests.world import INVITATION, World, make_world
+from tests.registry.races import at_once, ensure_roles, race
+from tests.world import INVITATION, World
 
 PASSWORD = "correct horse battery"
 LINK = f"/invitations/{INVITATION}/"
-
-
-@pytest.fixture
-def world(db: None) -> World:
-    return make_world()
 
 
 def sign_up(client: Client, email: str) -> Any:
@@ -212,10 +205,8 @@ def _post(world: World, name: str, path: str, **data: Any) -> int:
 
 
 def test_last_admin_can_be_neither_demoted_nor_removed(world: World) -> None:
-    alice = world.membership("alice").pk
-
-    assert _post(world, "alice", f"{alice}/role", role=world.viewer.pk) == 409
-    assert _post(world, "alice", f"{alice}/remove") == 409
+    assert _post(world, "alice", "alice/role", role=world.viewer.pk) == 409
+    assert _post(world, "alice", "alice/remove") == 409
 
     assert world.membership("alice").role.name == Role.ADMIN
     last = AuditEntry.objects.latest("pk")
@@ -224,10 +215,8 @@ def test_last_admin_can_be_neither_demoted_nor_removed(world: World) -> None:
 
 def test_admin_can_go_once_there_is_another(world: World) -> None:
     admin = services.builtin_role(Role.ADMIN).pk
-    assert (
-        _post(world, "alice", f"{world.membership('bob').pk}/role", role=admin) == 302
-    )
-    assert _post(world, "bob", f"{world.membership('alice').pk}/remove") == 302
+    assert _post(world, "alice", "bob/role", role=admin) == 302
+    assert _post(world, "bob", "alice/remove") == 302
 
     assert world.client("alice").get("/orgs/acme/apps/").status_code == 404
 
@@ -236,12 +225,7 @@ def test_role_change_takes_effect_at_once(world: World) -> None:
     browser = world.client("carol")
     assert browser.get("/orgs/acme/keys/new/").status_code == 200
 
-    _post(
-        world,
-        "alice",
-        f"{world.membership('carol').pk}/role",
-        role=world.viewer.pk,
-    )
+    _post(world, "alice", "carol/role", role=world.viewer.pk)
 
     assert browser.get("/orgs/acme/keys/new/").status_code == 403
 
@@ -250,10 +234,7 @@ def test_role_of_another_organization_cannot_be_given(world: World) -> None:
     other = Organization.objects.get(name="other")
     foreign = Role.objects.create(organization=other, name="foreign")
 
-    assert (
-        _post(world, "alice", f"{world.membership('bob').pk}/role", role=foreign.pk)
-        == 422
-    )
+    assert _post(world, "alice", "bob/role", role=foreign.pk) == 422
 
 
 def test_built_in_roles(db: None) -> None:
@@ -264,47 +245,28 @@ def test_built_in_roles(db: None) -> None:
     assert admin - member == {"organization.write", "workflow.import"}
 
 
-@pytest.mark.django_db(transaction=True)
-@pytest.mark.skipif(
-    "connection.vendor != 'postgresql'", reason="SQLite has one writer at a time"
-)
+@race
 def test_two_admins_cannot_demote_each_other_at_once() -> None:
-    # An earlier test of this kind emptied every table.
-    migration = import_module("apps.registry.migrations.0002_builtin_roles")
-    migration.create(apps, None)
+    ensure_roles()
+    admin = services.builtin_role(Role.ADMIN)
     for number in range(10):
-        users = [User.objects.create_user(f"u{number}{n}") for n in "ab"]
-        acme = services.create_organization(user=users[0], name=f"acme{number}")
-        services.add_member(
-            actor=system_actor(acme),
-            user=users[1],
-            role=services.builtin_role(Role.ADMIN),
-        )
-        members = [Membership.objects.get(user=user) for user in users]
-        actors = [auth.member_actor(m, u) for m, u in zip(members, users, strict=True)]
-        barrier = threading.Barrier(2)
+        one, two = (User.objects.create_user(f"u{number}{n}") for n in "ab")
+        acme = services.create_organization(user=one, name=f"acme{number}")
+        services.add_member(actor=system_actor(acme), user=two, role=admin)
 
         def demote(
-            actor: auth.Actor, target: Membership, barrier: threading.Barrier = barrier
+            actor: User, target: User, organization: Organization = acme
         ) -> None:
-            barrier.wait()
-            with contextlib.suppress(errors.Conflict):
-                services.change_role(
-                    actor=actor,
-                    membership=target,
-                    role=services.builtin_role(Role.MEMBER),
-                )
-            connections.close_all()
+            services.change_role(
+                actor=auth.member_actor(
+                    organization.memberships.get(user=actor), actor
+                ),
+                username=target.username,
+                role_name=Role.MEMBER,
+            )
 
-        threads = [
-            threading.Thread(target=demote, args=(actor, target))
-            for actor, target in zip(actors, reversed(members), strict=True)
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-
+        # Who was demoted first may not demote any more.
+        assert at_once(partial(demote, one, two), partial(demote, two, one)) == 1
         assert acme.memberships.filter(role__name=Role.ADMIN).count() == 1
 
 

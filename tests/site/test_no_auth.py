@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from typing import Any, cast
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -100,3 +101,21 @@ def test_who_is_refused_all_the_same(
         shake_hands(conductor, application, origin)
 
     assert refused.value.response.status_code == status
+
+
+@pytest.mark.parametrize("name", ["a/b", "a%2Fb", "50% off?", "#1", "ünï 🙂", "..."])
+def test_key_of_any_name_is_kept(browser: httpx.Client, name: str) -> None:
+    path = f"/v2/orgs/local/tokens/{quote(name, safe='')}"
+
+    made = browser.post(path)
+
+    assert (made.status_code, made.json()["tokenName"]) == (201, name)
+    listed = browser.get("/v2/orgs/local/tokens").json()
+    assert name in [key["tokenName"] for key in listed]
+    assert browser.patch(path, json={"newName": f"{name}/2"}).status_code == 204
+    assert browser.delete(path).status_code == 404
+    assert browser.delete(f"{path}%2F2").status_code == 204
+
+
+def test_name_that_is_no_text_is_not_found(browser: httpx.Client) -> None:
+    assert browser.post("/v2/orgs/local/tokens/%FF").status_code == 404

@@ -1,5 +1,21 @@
 """Operations of the HTTP API on the registry, one module for each kind of thing."""
 
-from apps.registry.api import imports, roles
+from apps.registry.api import (
+    domain_claims,
+    imports,
+    members,
+    organizations,
+    roles,
+    tokens,
+    users,
+)
 
-routers = (imports.router, roles.router)
+routers = (
+    domain_claims.router,
+    imports.router,
+    members.router,
+    organizations.router,
+    roles.router,
+    tokens.router,
+    users.router,
+)

@@ -57,6 +57,7 @@ def set_import_policy(
     request: HttpRequest, path: Path[InOrg], body: ImportPolicyInputBody
 ) -> None:
     """Without `allowUnsigned` only what this Conductor exported is imported."""
-    services.allow_unsigned_imports(
-        actor=actor_in(request, path.org_name), allowed=body.allow_unsigned
+    services.update_organization(
+        actor=actor_in(request, path.org_name),
+        allows_unsigned_imports=body.allow_unsigned,
     )

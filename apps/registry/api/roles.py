@@ -2,16 +2,45 @@
 
 from __future__ import annotations
 
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 from ninja import Path, Router
+from pydantic import Field
 
-from apps.api import InOrg, operation
+from apps.api import InOrg, Input, Output, Text, created, operation
+from apps.registry import selectors, services
 from apps.registry.callers import actor_in
-from apps.registry.models import Permission
+from apps.registry.models import Permission, Role
 
 router = Router()
 
 ORG = "/v2/orgs/{orgName}"
+ROLES = f"{ORG}/roles"
+
+
+class RoleOutput(Output):
+    """A role; global is one that every organization has."""
+
+    name: str
+    is_global: bool
+    permissions: list[str]
+
+    @classmethod
+    def of(cls, row: Role) -> RoleOutput:
+        return cls(name=row.name, is_global=row.is_builtin, permissions=row.permissions)
+
+
+class InRole(InOrg):
+    role_name: str = Field(pattern=r"^[a-zA-Z0-9_]+$", min_length=3, max_length=30)
+
+
+class CreateRoleInputBody(Input):
+    name: str = Field(pattern=r"^[a-zA-Z0-9_]+$", min_length=3, max_length=30)
+    permissions: list[Text] | None = None
+
+
+class CreateRoleOutputBody(Output):
+    name: str
+    permissions: list[str]
 
 
 @operation(
@@ -26,3 +55,57 @@ ORG = "/v2/orgs/{orgName}"
 def list_permissions(request: HttpRequest, path: Path[InOrg]) -> list[str]:
     actor_in(request, path.org_name)
     return sorted(Permission.values)
+
+
+@operation(
+    router,
+    "GET",
+    ROLES,
+    "listRoles",
+    permission=Permission.ORGANIZATION_READ,
+    tag="Roles",
+    response=list[RoleOutput],
+    needs_accounts=True,
+)
+def list_roles(request: HttpRequest, path: Path[InOrg]) -> list[RoleOutput]:
+    actor = actor_in(request, path.org_name)
+    actor.require(Permission.ORGANIZATION_READ)
+    return [RoleOutput.of(row) for row in selectors.roles_of(actor.organization)]
+
+
+@operation(
+    router,
+    "POST",
+    ROLES,
+    "createRole",
+    permission=Permission.ORGANIZATION_WRITE,
+    tag="Roles",
+    response=CreateRoleOutputBody,
+    status=201,
+    location=True,
+    needs_accounts=True,
+)
+def create_role(
+    request: HttpRequest, path: Path[InOrg], body: CreateRoleInputBody
+) -> HttpResponse:
+    row = services.create_role(
+        actor=actor_in(request, path.org_name),
+        name=body.name,
+        permissions=body.permissions or [],
+    )
+    made = CreateRoleOutputBody(name=row.name, permissions=row.permissions)
+    return created(made, f"/v2/orgs/{path.org_name}/roles/{row.name}")
+
+
+@operation(
+    router,
+    "DELETE",
+    f"{ROLES}/{{roleName}}",
+    "deleteRole",
+    permission=Permission.ORGANIZATION_WRITE,
+    tag="Roles",
+    status=204,
+    needs_accounts=True,
+)
+def delete_role(request: HttpRequest, path: Path[InRole]) -> None:
+    services.delete_role(actor=actor_in(request, path.org_name), name=path.role_name)

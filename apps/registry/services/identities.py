@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from allauth.account.models import EmailAddress
 from allauth.socialaccount.models import SocialAccount
-from allauth.utils import generate_unique_username
 from django.conf import settings
 from django.contrib.auth.models import User
 from django.db import IntegrityError, transaction
 
 from apps import errors
 from apps.registry.issuers import Identity
+from apps.registry.services.people import free_username
 
 
 def find_or_welcome(identity: Identity) -> User | None:
@@ -72,6 +72,6 @@ def _owner_of(email: str) -> User | None:
 
 
 def _make_user(email: str) -> User:
-    user = User.objects.create_user(generate_unique_username([email]), email)
+    user = User.objects.create_user(free_username(email), email)
     EmailAddress.objects.create(user=user, email=email, verified=True, primary=True)
     return user

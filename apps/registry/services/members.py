@@ -7,21 +7,23 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 from django.contrib.auth.models import User
-from django.db import IntegrityError, transaction
+from django.db import transaction
 from django.utils import timezone
 
 from apps import errors
 from apps.registry import keys, selectors
-from apps.registry.auth import Actor, system_actor
-from apps.registry.models import (
-    Invitation,
-    Membership,
-    Organization,
-    Permission,
-    Role,
+from apps.registry.auth import (
+    ALL_PERMISSIONS,
+    NO_TRACES,
+    Actor,
+    Traces,
+    newcomer_actor,
 )
+from apps.registry.models import Invitation, Membership, Permission, Role
 from apps.registry.operations import Operation, TargetType
 from apps.registry.services.audit import audited, record_audit
+from apps.registry.services.organizations import builtin_role
+from apps.registry.services.roles import lock_organization, role_named
 from apps.registry.services.rows import inserted
 
 INVITATION_LIFETIME = timedelta(days=7)
@@ -37,9 +39,10 @@ def invite_member(
         target_type=TargetType.USER,
         target_id=email,
     ) as details:
-        actor.require(Permission.ORGANIZATION_WRITE)
-        _check_role(actor, role)
         details["role_name"] = role.name
+        actor.require(Permission.ORGANIZATION_WRITE)
+        lock_organization(actor)
+        _check_role(actor, role)
         secret = secrets.token_urlsafe(32)
         invitation = inserted(
             Invitation(
@@ -54,29 +57,62 @@ def invite_member(
     return invitation, secret
 
 
-def accept_invitation(*, user: User, secret: str) -> Membership:
+def accept_invitation(
+    *,
+    user: User,
+    secret: str,
+    organization_name: str | None = None,
+    traces: Traces = NO_TRACES,
+) -> Membership:
     """Join by a link, which is used up. Raises: NotFound where it is unknown, used,
-    revoked or old; Forbidden where it is for another address; Conflict for a member."""
-    with transaction.atomic():
-        now = timezone.now()
-        invitation = selectors.find_open_invitation(secret, now)
-        if invitation is None:
-            raise errors.NotFound("This invitation is not valid any more.")
+    revoked, old, or not into the organization that is named; Forbidden where it is for
+    another address; Conflict for a member."""
+    now = timezone.now()
+    invitation = selectors.find_open_invitation(secret, now)
+    if invitation is None or organization_name not in (
+        None,
+        invitation.organization.name,
+    ):
+        raise errors.NotFound("This invitation is not valid any more.")
+    organization, role = invitation.organization, invitation.role
+    with audited(
+        actor=newcomer_actor(user, organization, traces),
+        operation=Operation.USER_JOIN,
+        target_type=TargetType.USER,
+        target_id=user.get_username(),
+    ) as details:
+        details["role_name"] = role.name
         if not is_invited(invitation, user):
             raise errors.Forbidden("This invitation is for another e-mail address.")
-        organization = invitation.organization
-        if organization.memberships.filter(user=user).exists():
-            raise errors.Conflict(
-                f"You are a member of {organization} already. The invitation stays "
-                "open for somebody else."
-            )
-        taken = Invitation.objects.filter(
-            pk=invitation.pk, accepted_at=None, revoked_at=None
+        taken = selectors.open_invitations(
+            Invitation.objects.filter(pk=invitation.pk)
         ).update(accepted_at=now, accepted_by=user)
         if taken != 1:
             raise errors.NotFound("This invitation is not valid any more.")
-        return add_member(
-            actor=system_actor(organization), user=user, role=invitation.role
+        return inserted(
+            Membership(user=user, organization=organization, role=role),
+            message=f"You are a member of {organization} already. The invitation stays "
+            "open for somebody else.",
+        )
+
+
+def join_by_domain(*, user: User, traces: Traces = NO_TRACES) -> Membership | None:
+    """Make a person a member of the organization that claimed the domain of a verified
+    address of theirs; None where no organization did."""
+    claim = selectors.find_claim_for(user)
+    if claim is None:
+        return None
+    role = builtin_role(Role.MEMBER)
+    with audited(
+        actor=newcomer_actor(user, claim.organization, traces),
+        operation=Operation.USER_JOIN,
+        target_type=TargetType.USER,
+        target_id=user.get_username(),
+    ) as details:
+        details.update(role_name=role.name, domain=claim.domain)
+        return inserted(
+            Membership(user=user, organization=claim.organization, role=role),
+            message="You are a member already.",
         )
 
 
@@ -91,18 +127,16 @@ def add_member(*, actor: Actor, user: User, role: Role) -> Membership:
         actor=actor,
         operation=Operation.USER_JOIN,
         target_type=TargetType.USER,
-        target_id=str(user.email or user),
+        target_id=user.get_username(),
     ) as details:
-        actor.require(Permission.ORGANIZATION_WRITE)
-        _check_role(actor, role)
         details["role_name"] = role.name
-        try:
-            with transaction.atomic():
-                return Membership.objects.create(
-                    user=user, organization=actor.organization, role=role
-                )
-        except IntegrityError as exc:
-            raise errors.Conflict("They are a member already.") from exc
+        actor.require(Permission.ORGANIZATION_WRITE)
+        lock_organization(actor)
+        _check_role(actor, role)
+        return inserted(
+            Membership(user=user, organization=actor.organization, role=role),
+            message="They are a member already.",
+        )
 
 
 def revoke_invitation(*, actor: Actor, invitation: Invitation) -> bool:
@@ -119,35 +153,41 @@ def revoke_invitation(*, actor: Actor, invitation: Invitation) -> bool:
     return changed == 1
 
 
-def change_role(*, actor: Actor, membership: Membership, role: Role) -> None:
+def change_role(*, actor: Actor, username: str, role_name: str) -> None:
+    """Give a member another role in place of the one they have. Raises: NotFound;
+    Forbidden for a role that holds more than the actor; Conflict for the last admin."""
     with audited(
         actor=actor,
         operation=Operation.ROLE_GRANT,
         target_type=TargetType.USER,
-        target_id=str(membership.user),
+        target_id=username,
     ) as details:
+        details["role_name"] = role_name
         actor.require(Permission.ORGANIZATION_WRITE)
-        _check_role(actor, role)
-        _lock_organization(actor)
-        if Permission.ORGANIZATION_WRITE not in role.permissions:
+        lock_organization(actor)
+        membership = _member(actor, username)
+        role = role_named(actor, role_name)
+        _check_grant(actor, role)
+        if not _is_admin(role):
             _check_not_last_admin(membership)
-        details["role_name"] = role.name
-        found = Membership.objects.filter(pk=membership.pk)
-        if found.update(role=role) != 1:
-            raise errors.NotFound("No such member.")
+        membership.role = role
+        membership.save(update_fields=["role"])
 
 
-def remove_member(*, actor: Actor, membership: Membership) -> None:
+def remove_member(*, actor: Actor, username: str) -> Membership:
+    """Raises: NotFound; Conflict for the last admin."""
     with audited(
         actor=actor,
         operation=Operation.USER_REMOVE,
         target_type=TargetType.USER,
-        target_id=str(membership.user),
+        target_id=username,
     ):
         actor.require(Permission.ORGANIZATION_WRITE)
-        _lock_organization(actor)
+        lock_organization(actor)
+        membership = _member(actor, username)
         _check_not_last_admin(membership)
-        membership.delete()
+        Membership.objects.filter(pk=membership.pk).delete()
+    return membership
 
 
 def set_user_active(*, actors: Sequence[Actor], user: User, is_active: bool) -> bool:
@@ -171,24 +211,38 @@ def set_user_active(*, actors: Sequence[Actor], user: User, is_active: bool) -> 
     return changed == 1
 
 
-def _lock_organization(actor: Actor) -> None:
-    """Two admins demoting each other must meet."""
-    Organization.objects.select_for_update().get(pk=actor.organization.pk)
+def _member(actor: Actor, username: str) -> Membership:
+    members = Membership.objects.filter(
+        organization=actor.organization, user__username=username
+    )
+    member = members.select_related("user", "role").first()
+    if member is None:
+        raise errors.NotFound("No such member.")
+    return member
 
 
 def _check_role(actor: Actor, role: Role) -> None:
-    if role.organization_id not in (None, actor.organization.pk):
+    """Also that it was not deleted meanwhile."""
+    if not selectors.roles_of(actor.organization).filter(pk=role.pk).exists():
         raise errors.NotFound("No such role.")
+    _check_grant(actor, role)
+
+
+def _check_grant(actor: Actor, role: Role) -> None:
     if set(role.permissions) - actor.permissions:
         raise errors.Forbidden("You cannot grant a role that holds more than you do.")
 
 
-def _check_not_last_admin(membership: Membership) -> None:
-    def may(m: Membership) -> bool:
-        return Permission.ORGANIZATION_WRITE in m.role.permissions
+def _is_admin(role: Role) -> bool:
+    return set(role.permissions) >= ALL_PERMISSIONS
 
+
+def _check_not_last_admin(membership: Membership) -> None:
+    """Somebody who can sign in stays able to do everything."""
     others = Membership.objects.filter(
-        organization_id=membership.organization_id
+        organization_id=membership.organization_id, user__is_active=True
     ).exclude(pk=membership.pk)
-    if may(membership) and not any(may(m) for m in others.select_related("role")):
+    if _is_admin(membership.role) and not any(
+        _is_admin(other.role) for other in others.select_related("role")
+    ):
         raise errors.Conflict("An organization keeps at least one admin.")

@@ -2,66 +2,72 @@
 
 from __future__ import annotations
 
-import re
-import secrets
+from typing import TypedDict, Unpack
 
 from django.contrib.auth.models import User
 from django.db import transaction
 
-from apps.registry.auth import Actor, system_actor
-from apps.registry.models import (
-    Membership,
-    Organization,
-    Permission,
-    Role,
-)
+from apps.registry.auth import NO_TRACES, Actor, Traces, member_actor
+from apps.registry.models import Membership, Organization, Permission, Role
 from apps.registry.operations import Operation, TargetType
 from apps.registry.services.audit import audited, record_audit
-from apps.registry.services.rows import inserted
+from apps.registry.services.rows import free_name, inserted, unique, validate
 
 
-def create_organization(*, user: User, name: str) -> Organization:
+def create_organization(
+    *, user: User, name: str, traces: Traces = NO_TRACES
+) -> Organization:
     """Found an organization; the founder is its admin."""
     with transaction.atomic():
         organization = inserted(Organization(name=name))
         membership = Membership.objects.create(
             user=user, organization=organization, role=builtin_role(Role.ADMIN)
         )
-        actor = system_actor(organization)
         record_audit(
-            actor=actor,
+            actor=member_actor(membership, user, traces),
             operation=Operation.ORGANIZATION_CREATE,
             target_type=TargetType.ORGANIZATION,
             target_id=name,
-            details={"admin": str(membership.user)},
+            details={"admin": user.get_username()},
         )
     return organization
 
 
-def allow_unsigned_imports(*, actor: Actor, allowed: bool) -> None:
-    """Decide whether this organization imports what this Conductor did not export."""
-    organization = actor.organization
+class OrganizationChanges(TypedDict, total=False):
+    """What may be changed. A new name changes every address of the organization's."""
+
+    name: str
+    audit_log_retention_days: int
+    # Whether it imports workflows that this Conductor did not export.
+    allows_unsigned_imports: bool
+
+
+def update_organization(
+    *, actor: Actor, **changes: Unpack[OrganizationChanges]
+) -> None:
+    """Change what is given. Raises: Conflict for a name that another has."""
     with audited(
         actor=actor,
         operation=Operation.ORGANIZATION_UPDATE,
         target_type=TargetType.ORGANIZATION,
-        target_id=organization.name,
+        target_id=actor.organization.name,
     ) as details:
-        details["allows_unsigned_imports"] = allowed
+        for name, value in changes.items():
+            details["new_name" if name == "name" else name] = value
         actor.require(Permission.ORGANIZATION_WRITE)
-        Organization.objects.filter(pk=organization.pk).update(
-            allows_unsigned_imports=allowed
-        )
+        organization = Organization.objects.get(pk=actor.organization.pk)
+        for name, value in changes.items():
+            setattr(organization, name, value)
+        validate(organization)
+        with unique(field="new_name"):
+            organization.save(update_fields=list(changes))
 
 
 def free_organization_name(wanted: str) -> str:
     """Return a valid name near `wanted` that no organization has."""
-    stem = re.sub(r"[^a-z0-9_]+", "_", wanted.lower()).strip("_")[:24]
-    stem = stem if len(stem) >= 3 else f"{stem}_org".lstrip("_")
-    name = stem
-    while Organization.objects.filter(name=name).exists():
-        name = f"{stem}_{secrets.token_hex(2)}"
-    return name
+    return free_name(
+        wanted, "org", lambda name: Organization.objects.filter(name=name).exists()
+    )
 
 
 def builtin_role(name: str) -> Role:

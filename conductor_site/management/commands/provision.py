@@ -94,7 +94,8 @@ def provision(
             services.create_application(actor=actor, name=name)
     secret = None
     if key_name is not None:
-        if ApiKey.objects.filter(organization=organization, name=key_name).exists():
+        keys = ApiKey.objects.filter(organization=organization, revoked_at=None)
+        if keys.filter(name=key_name).exists():
             raise errors.Conflict(
                 f"An API key named {key_name!r} exists already, and its secret was "
                 "shown when it was made. Choose another --key-name."
@@ -116,7 +117,7 @@ def _ensure_user(email: str, password: str) -> User:
     user = User.objects.filter(email__iexact=email).first()
     if user is None:
         user = User.objects.create_user(
-            username=email[:150], email=email, password=password
+            username=services.free_username(email), email=email, password=password
         )
     EmailAddress.objects.get_or_create(
         user=user, email=email, defaults={"verified": True, "primary": True}
