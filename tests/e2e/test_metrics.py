@@ -92,7 +92,7 @@ def scraped(
         conductor.provision(APP)
         reader = conductor.provision(APP, permission="metric.read")
         application = Application(
-            conductor, APP, "python", "3.2.0", home, program="metered.py"
+            conductor, APP, "python", "3.2.0", home, program="metered"
         )
         stack.callback(application.stop)
         application.start_connected()

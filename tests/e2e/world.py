@@ -158,7 +158,7 @@ class Application:
         *,
         number: int = 0,
         database_url: str = "",
-        program: str = "app.py",
+        program: str = "app",
     ) -> None:
         self.program = program
         self.conductor, self.name = conductor, name
@@ -188,9 +188,9 @@ class Application:
             "python": [
                 str(self.sdk / "bin" / "python"),
                 "-u",
-                str(APPS / self.program),
+                str(APPS / f"{self.program}.py"),
             ],
-            "typescript": ["node", str(APPS / "app.mjs")],
+            "typescript": ["node", str(APPS / f"{self.program}.mjs")],
             "go": [str(self.sdk / "app")],
             "java": [
                 *("java", "-cp"),
@@ -264,6 +264,10 @@ class Process:
         """Have it start a workflow."""
         self._order(f"start {workflow_id} {steps} {secs}")
 
+    def enqueue(self, prefix: str, count: int) -> None:
+        """Have it put workflows into a queue that is held up."""
+        self._order(f"enqueue {prefix} {count}")
+
     def begin_failing(self, workflow_id: str) -> None:
         """Have it start a workflow that fails."""
         self._order(f"fail {workflow_id}")
@@ -323,10 +327,10 @@ class Conductor:
         raise NotImplementedError
 
     def provision(self, *applications: str, permission: str = "") -> str:
-        """Make what is missing of the applications; return a new key."""
+        """Make what is missing of the applications; return a new key. `permission`
+        may be several, with spaces between them."""
         more = [part for name in applications for part in ("--app", name)]
-        if permission:
-            more += ["--permission", permission]
+        more += [part for one in permission.split() for part in ("--permission", one)]
         printed = self.manage(
             *("provision", "--org=acme", f"--email={EMAIL}", f"--password={PASSWORD}"),
             *(f"--key-name=k{secrets.token_hex(3)}", "--json", *more),

@@ -309,7 +309,8 @@ def _look_again(
     """Judge by what the workflows are now. Where that cannot be read, or the order met
     a failure and nothing moved, the failure is the answer."""
     try:
-        rows = read_rows(order.application, ids, budget)
+        # An executor that was just given much to do may take its time.
+        rows = read_rows(order.application, ids, budget, limit_s=COMMAND_TIMEOUT_S)
     except errors.ConductorError:
         sentence = failure or "Sent; what came of it could not be read."
         return {one: Outcome(one, "unknown", sentence) for one in ids}
@@ -350,13 +351,17 @@ def checked_ids(workflow_ids: Sequence[str]) -> tuple[str, ...]:
 
 
 def read_rows(
-    application: Application, ids: Sequence[str], budget: Budget
+    application: Application,
+    ids: Sequence[str],
+    budget: Budget,
+    *,
+    limit_s: float = READ_TIMEOUT_S,
 ) -> dict[str, WorkflowRow]:
     """Return those of these workflows that there are, by id."""
     rows: dict[str, WorkflowRow] = {}
     for part in codec.id_parts(ids):
         request = messages.ListWorkflows(workflow_uuids=part, limit=len(part))
-        timeout_s = budget.of(READ_TIMEOUT_S)
+        timeout_s = budget.of(limit_s)
         reply = gateway.ask(application, request, timeout_s=timeout_s)
         rows |= {row.workflow_id: row for row in reply.output}
     return rows
