@@ -11,6 +11,8 @@ class ConductorError(Exception):
     """
 
     code = "error"
+    # Whether the audit log tells of it already.
+    is_audited = False
 
     def __init__(self, message: str = "", **details: object) -> None:
         super().__init__(message or self.code)

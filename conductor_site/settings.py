@@ -58,6 +58,8 @@ def _secret_key() -> str:
 
 
 SECRET_KEY = _secret_key()
+# Former ones, by which signatures and the seals of audit logs are still believed.
+SECRET_KEY_FALLBACKS = env.envlist("SECRET_KEY_FALLBACKS", [])
 
 
 def _database() -> dict[str, Any]:
@@ -378,6 +380,14 @@ CELERY_BEAT_SCHEDULE: dict[str, dict[str, Any]] = {
     "forget-expired-tokens": {
         "task": "registry.forget_expired_tokens",
         **_every(3_600.0),
+    },
+    "expire-audit-entries": {
+        "task": "registry.expire_audit_entries",
+        **_every(600.0),
+    },
+    "verify-audit-log": {
+        "task": "registry.verify_audit_log",
+        **_every(60.0),
     },
     "close-abandoned-commands": {
         "task": "workflows.close_abandoned_commands",

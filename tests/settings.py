@@ -16,4 +16,5 @@ if CONDUCTOR_EMBEDDED:
     # A file as in real life: threads that share one in memory lock each other out.
     _home = tempfile.mkdtemp(prefix="conductor-test-")
     atexit.register(shutil.rmtree, _home, ignore_errors=True)
+    DATABASES["default"]["ENGINE"] = "tests.sqlite"
     DATABASES["default"]["TEST"] = {"NAME": f"{_home}/test.sqlite3"}

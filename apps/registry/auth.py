@@ -40,6 +40,7 @@ class Identity(TypedDict):
     source_ip: str
     request_id: str
     user_agent: str
+    key_prefix: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,8 @@ class Actor:
     source_ip: str = ""
     request_id: str = ""
     user_agent: str = ""
+    # Where the actor is an API key: dbos_<prefix>_….
+    key_prefix: str = ""
 
     def identity(self) -> Identity:
         """Who it is and where the request came from; of this the audit log is made."""
@@ -67,6 +70,7 @@ class Actor:
             "source_ip": self.source_ip,
             "request_id": self.request_id,
             "user_agent": self.user_agent,
+            "key_prefix": self.key_prefix,
         }
 
     def sees(self, application: Application) -> bool:
@@ -168,12 +172,13 @@ def key_actor(key: ApiKey) -> Actor:
     if not key.all_applications:
         applications = frozenset(key.applications.values_list("pk", flat=True))
     return Actor(
-        kind="token",
+        kind="api_key",
         id=str(key.pk),
         display=key.name,
         organization=key.organization,
         permissions=frozenset(key.permissions) & ALL_PERMISSIONS,
         application_ids=applications,
+        key_prefix=key.prefix,
     )
 
 

@@ -27,6 +27,11 @@ def new_secret() -> tuple[str, str]:
     return f"dbos_{prefix}_{_random(43)}", prefix
 
 
+def hide_secrets(text: str) -> str:
+    """Leave of every API key in a text what names it."""
+    return _SECRET.sub(r"dbos_\1_…", text)
+
+
 def hash_secret(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
 

@@ -79,7 +79,7 @@ def problem(answer: httpx.Response) -> tuple[int, str]:
 
 def audited() -> list[tuple[str, str, str]]:
     return list(
-        AuditEntry.objects.filter(subject_type="token")
+        AuditEntry.objects.filter(subject_type="api_key")
         .order_by("pk")
         .values_list("operation", "outcome", "target_id")
     )

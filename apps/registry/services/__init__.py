@@ -15,6 +15,7 @@ from apps.registry.services.applications import (
 )
 from apps.registry.services.audit import (
     audited,
+    expire_audit_entries,
     failure_audited,
     record_audit,
 )
@@ -79,6 +80,7 @@ __all__ = [
     "delete_api_key",
     "delete_application",
     "delete_role",
+    "expire_audit_entries",
     "failure_audited",
     "find_or_welcome",
     "forget_expired_tokens",

@@ -1,18 +1,24 @@
-"""The audit log: one entry for every change and every attempt."""
+"""The audit log: one entry for every change and every attempt, in one chain for each
+organization.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 from django.db import transaction
+from django.utils import timezone
 
 from apps import errors
-from apps.registry import remembered
+from apps.registry import chain, keys, remembered
 from apps.registry.auth import Actor
-from apps.registry.models import AuditEntry
+from apps.registry.models import AuditChain, AuditEntry, Organization
 from apps.registry.operations import Operation, TargetType
+
+RETENTION_BATCH = 1_000
 
 
 def record_audit(
@@ -24,21 +30,47 @@ def record_audit(
     details: dict[str, Any] | None = None,
     outcome: AuditEntry.Outcome = AuditEntry.Outcome.SUCCESS,
 ) -> AuditEntry:
-    """Write one entry. Call it inside the transaction of the change it records."""
-    return AuditEntry.objects.create(
-        organization=actor.organization,
-        operation=operation,
-        outcome=outcome,
-        subject_type=actor.kind,
-        subject_id=actor.id[:64],
-        subject_display=actor.display[:254],
-        target_type=target_type,
-        target_id=target_id[:512],
-        source_ip=actor.source_ip,
-        request_id=actor.request_id,
-        user_agent=actor.user_agent,
-        details=details or {},
-    )
+    """Write one entry. Call it inside the transaction of the change it records, and
+    last: until that ends, who else writes to the organization's log waits."""
+    text = chain.storable_text
+    with transaction.atomic(savepoint=False):
+        ends = _locked_chain(actor.organization)
+        entry = {
+            "organization_id": actor.organization.pk,
+            "sequence": ends.sequence + 1,
+            "emitted_at": timezone.now(),
+            "operation": operation.value,
+            "outcome": outcome.value,
+            "subject_type": actor.kind,
+            "subject_id": text(actor.id, 64),
+            "subject_display": text(actor.display, 254),
+            "actor_key": actor.key_prefix,
+            "target_type": target_type.value,
+            "target_id": text(target_id, 512),
+            "source_ip": text(actor.source_ip, 45),
+            "request_id": text(actor.request_id, 64),
+            "user_agent": text(actor.user_agent, 256),
+            "details": chain.storable_details(details or {}),
+            "previous_hash": ends.hash,
+        }
+        entry["hash"] = chain.digest(entry)
+        _set_ends(ends, sequence=entry["sequence"], hash=entry["hash"])
+        return AuditEntry.objects.create(**entry)
+
+
+def _locked_chain(organization: Organization) -> AuditChain:
+    """Return a chain, whose ends nobody else moves until the transaction ends."""
+    locked = AuditChain.objects.select_for_update()
+    ends = locked.filter(organization=organization).first()
+    if ends is None:
+        AuditChain.objects.get_or_create(organization=organization)
+        ends = locked.get(organization=organization)
+    return ends
+
+
+def _set_ends(ends: AuditChain, **columns: Any) -> None:
+    ends_now = {name: getattr(ends, name) for name in chain.ENDS} | columns
+    AuditChain.objects.filter(pk=ends.pk).update(**columns, seal=chain.seal(ends_now))
 
 
 @contextmanager
@@ -78,18 +110,45 @@ def failure_audited(
     target_id: str,
     details: dict[str, Any],
 ) -> Iterator[None]:
-    """An attempt that leaves an entry where it is denied or fails, and only there."""
+    """An attempt that leaves an entry where it is denied or fails, and only there; one
+    entry, also where several of these are left by the same failure."""
     try:
         yield
     except errors.ConductorError as exc:
-        outcomes = AuditEntry.Outcome
-        is_denied = isinstance(exc, errors.Forbidden)
-        record_audit(
-            actor=actor,
-            operation=operation,
-            target_type=target_type,
-            target_id=target_id,
-            details={**details, "reason": exc.message},
-            outcome=outcomes.DENIED if is_denied else outcomes.FAILURE,
-        )
+        if not exc.is_audited:
+            outcomes = AuditEntry.Outcome
+            is_denied = isinstance(exc, errors.Forbidden)
+            record_audit(
+                actor=actor,
+                operation=operation,
+                target_type=target_type,
+                target_id=target_id,
+                details={**details, "reason": keys.hide_secrets(exc.message)},
+                outcome=outcomes.DENIED if is_denied else outcomes.FAILURE,
+            )
+            exc.is_audited = True
         raise
+
+
+# --- Retention -----------------------------------------------------------------------
+
+
+def expire_audit_entries(organization: Organization) -> int:
+    """Remove the oldest entries, at most `RETENTION_BATCH`, where the organization
+    keeps them no longer; return how many. What stays is verified from there."""
+    keep = timedelta(days=organization.audit_log_retention_days)
+    with transaction.atomic():
+        ends = _locked_chain(organization)
+        held = AuditEntry.objects.filter(organization=organization)
+        oldest = held.filter(sequence__gt=ends.removed_sequence).order_by("sequence")
+        last = None
+        limit = timezone.now() - keep
+        for entry in oldest.only("sequence", "hash", "emitted_at")[:RETENTION_BATCH]:
+            if entry.emitted_at >= limit:
+                break
+            last = entry
+        if last is None:
+            return 0
+        # The triggers let go of what is before this end.
+        _set_ends(ends, removed_sequence=last.sequence, removed_hash=last.hash)
+        return held.filter(sequence__lte=last.sequence).delete()[0]

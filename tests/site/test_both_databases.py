@@ -11,10 +11,14 @@ import pytest
 from django.conf import settings
 
 ROOT = Path(__file__).resolve().parents[2]
-FILES = ("test_snapshots.py", "test_sync.py")
+FILES = (
+    "registry/test_audit.py",
+    "workflows/test_snapshots.py",
+    "workflows/test_sync.py",
+)
 
 
-def test_snapshots_and_sync_on_sqlite(tmp_path: Path) -> None:
+def test_on_sqlite(tmp_path: Path) -> None:
     if settings.CONDUCTOR_EMBEDDED:
         pytest.skip("this whole run is on SQLite")
     environment = {
@@ -26,7 +30,7 @@ def test_snapshots_and_sync_on_sqlite(tmp_path: Path) -> None:
         [
             sys.executable,
             *("-m", "pytest", "-q", "-p", "no:cacheprovider"),
-            *(str(ROOT / "tests" / "workflows" / name) for name in FILES),
+            *(str(ROOT / "tests" / name) for name in FILES),
         ],
         cwd=ROOT,
         env={**environment, "CONDUCTOR_DATA_DIR": str(tmp_path)},
