@@ -189,6 +189,13 @@ def domain_of(email: str) -> str:
     return email.rpartition("@")[2].lower()
 
 
+def allows_unsigned_imports(organization: Organization) -> bool:
+    """Asked of the database now: what is remembered may be a second old."""
+    return Organization.objects.filter(
+        pk=organization.pk, allows_unsigned_imports=True
+    ).exists()
+
+
 def audit_entries_of(
     actor: Actor, *, before_id: int | None = None
 ) -> QuerySet[AuditEntry]:

@@ -1,4 +1,4 @@
-"""Applications and executors over the HTTP API."""
+"""Applications, executors and recoveries over the HTTP API."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from apps.executors.models import Executor
+from apps.executors import clock
+from apps.executors.models import Executor, Recovery
 from apps.registry import services
 from apps.registry.auth import system_actor
 from apps.registry.models import Application, AuditEntry, Permission
@@ -254,3 +255,106 @@ def test_key_for_another_application_is_refused(
 
     assert api.status(method, path, body) == 403
     assert [one["name"] for one in api.get("/apps")] == ["other"]
+
+
+# --- Recoveries and refusals ---------------------------------------------------------
+
+
+def test_recovery_is_told_with_its_attempts(api: Api, world: World) -> None:
+    (listed,) = api.get("/apps/orders/recoveries")
+    told = api.get(f"/apps/orders/recoveries/{world.recovery.pk}")
+
+    assert {name: told[name] for name in listed} == listed
+    assert (told["executorId"], told["appVersion"]) == ("x1", "v1")
+    assert (told["state"], told["confirmedAt"]) == ("WAITING", None)
+    assert [one["outcome"] for one in told["attempts"]] == ["failed"]
+
+
+def test_recoveries_are_narrowed_and_paged(api: Api, world: World) -> None:
+    Recovery.objects.update(state="CONFIRMED")
+    for number in range(3):
+        Recovery.objects.create(
+            application=world.application,
+            executor_id=f"y{number}",
+            dead_at=clock.now(),
+            next_try_at=clock.now(),
+        )
+
+    def ids(query: str) -> list[str]:
+        found = api.get(f"/apps/orders/recoveries?{query}")
+        return [one["executorId"] for one in found]
+
+    assert ids("") == ["y2", "y1", "y0", "x1"]
+    assert ids("state=CONFIRMED") == ["x1"]
+    assert ids("executorId=y1") == ["y1"]
+    last = api.get("/apps/orders/recoveries?limit=2")[-1]["recoveryId"]
+    assert ids(f"limit=2&beforeId={last}") == ["y0", "x1"]
+
+
+@pytest.mark.parametrize(
+    "query", ["state=LOST", "limit=0", "limit=1001", f"beforeId={2**63}", "beforeId=x"]
+)
+def test_recoveries_are_asked_for_sensibly(api: Api, query: str) -> None:
+    assert api.status("GET", f"/apps/orders/recoveries?{query}") == 422
+
+
+@pytest.mark.parametrize("number", ["0", "x", str(2**63), "-1", "1%2F2"])
+def test_recovery_has_a_number(api: Api, number: str) -> None:
+    assert api.status("GET", f"/apps/orders/recoveries/{number}") in (404, 422)
+
+
+def test_recovery_that_waits_is_made_due(api: Api, world: World) -> None:
+    path = f"/apps/orders/recoveries/{world.recovery.pk}/retry"
+    assert api.status("POST", path) == 204
+    assert last_entry()[:2] == ("recovery.retry", "success")
+
+    Recovery.objects.update(state="CONFIRMED")
+
+    assert api.status("POST", path) == 409
+    assert api.status("POST", "/apps/orders/recoveries/999/retry") == 404
+    assert Api(make_key(READ)).status("POST", path) == 403
+
+
+def test_recovery_of_another_application_is_not_there(api: Api, world: World) -> None:
+    services.create_application(actor=system_actor(world.acme), name="billing")
+
+    path = f"/apps/billing/recoveries/{world.recovery.pk}"
+    assert api.status("GET", path) == 404
+    assert api.status("POST", f"{path}/retry") == 404
+
+
+def test_refused_connections_are_told_to_whom_they_concern(
+    api: Api, world: World
+) -> None:
+    (told,) = api.get("/rejected-connections")
+
+    assert (told["appName"], told["status"], told["count"]) == ("orderz", 404, 3)
+    assert (told["reason"], told["tokenName"]) == ("unknown_application", None)
+    scoped = Api(make_key(READ, applications=[world.application]))
+    assert scoped.get("/rejected-connections") == []
+    assert Api(make_key(WRITE)).status("GET", "/rejected-connections") == 403
+
+
+# --- What an organization imports ----------------------------------------------------
+
+
+def test_unsigned_imports_are_allowed_by_who_may_change_the_organization(
+    world: World,
+) -> None:
+    reads = Api(make_key(Permission.ORGANIZATION_READ))
+    writes = Api(make_key(Permission.ORGANIZATION_WRITE))
+    assert reads.get("/import-policy") == {"allowUnsigned": False}
+
+    assert reads.status("PUT", "/import-policy", {"allowUnsigned": True}) == 403
+    assert last_entry()[:2] == ("organization.update", "denied")
+    assert writes.status("PUT", "/import-policy", {"allowUnsigned": "yes"}) == 422
+    assert writes.status("PUT", "/import-policy", {}) == 422
+    assert writes.status("PUT", "/import-policy", {"allowUnsigned": True}) == 204
+
+    assert reads.get("/import-policy") == {"allowUnsigned": True}
+    assert last_entry() == (
+        "organization.update",
+        "success",
+        {"allows_unsigned_imports": True},
+    )
+    assert writes.status("GET", "/import-policy") == 403

@@ -6,7 +6,7 @@ from django.http import HttpRequest
 from ninja import Path, Router
 
 from apps.api import Bool, InOrg, Input, Output, operation
-from apps.registry import services
+from apps.registry import selectors, services
 from apps.registry.callers import actor_in
 from apps.registry.models import Permission
 
@@ -40,7 +40,8 @@ class ImportPolicyInputBody(Input):
 def get_import_policy(request: HttpRequest, path: Path[InOrg]) -> ImportPolicy:
     actor = actor_in(request, path.org_name)
     actor.require(Permission.ORGANIZATION_READ)
-    return ImportPolicy(allow_unsigned=actor.organization.allows_unsigned_imports)
+    allowed = selectors.allows_unsigned_imports(actor.organization)
+    return ImportPolicy(allow_unsigned=allowed)
 
 
 @operation(

@@ -39,12 +39,19 @@ def create_application(
 def register_application(
     *, actor: Actor, name: str, private_mode: bool | None = None
 ) -> Application:
-    """Create an application, or set what is given of the one that is there."""
-    found = selectors.applications_of(actor).filter(name=name).first()
+    """Create an application, or set what is given of the one that is there. Safe to
+    call twice at once."""
+    named = selectors.applications_of(actor).filter(name=name)
+    found = named.first()
     if found is None:
-        return create_application(
-            actor=actor, name=name, private_mode=bool(private_mode)
-        )
+        try:
+            return create_application(
+                actor=actor, name=name, private_mode=bool(private_mode)
+            )
+        except errors.Conflict:
+            found = named.first()
+            if found is None:
+                raise
     changes: ApplicationChanges = {}
     if private_mode is not None:
         changes["private_mode"] = private_mode

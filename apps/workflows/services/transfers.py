@@ -17,6 +17,7 @@ from apps.executors.protocol import messages
 from apps.registry.auth import Actor
 from apps.registry.models import Application, Organization, Permission
 from apps.registry.operations import Operation, TargetType
+from apps.registry.selectors import allows_unsigned_imports
 from apps.workflows.services.commands import COMMAND_TIMEOUT_S, Budget, read_rows
 from apps.workflows.services.records import recorded
 
@@ -81,7 +82,7 @@ def import_workflow(
         _refuse_in_private_mode(application)
         blob, is_signed = _unsigned(actor.organization, serialized_workflow)
         record.details.update(_traits(blob), signed=is_signed)
-        if not is_signed and not actor.organization.allows_unsigned_imports:
+        if not is_signed and not allows_unsigned_imports(actor.organization):
             raise errors.Forbidden(
                 "This Conductor did not export that for this organization, and an "
                 "import may run code in Python executors. An admin may allow imports "
