@@ -300,6 +300,10 @@ def operation(
         text = {one: {"schema": {"type": "string"}} for one in media_types}
         extra["responses"] = {status: {"content": text}}
     write = _writer(response, status)
+    admit = _admit_with_accounts if needs_accounts else _admit
+
+    async def aadmit(request: HttpRequest) -> bool:
+        return admit(request)
 
     METHODS[operation_id] = method
 
@@ -327,7 +331,8 @@ def operation(
             tags=[tag],
             summary=function.__name__.replace("_", " ").capitalize(),
             openapi_extra=extra,
-            auth=_admit_with_accounts if needs_accounts else _admit,
+            # On the event loop what is no coroutine would get a thread.
+            auth=aadmit if iscoroutinefunction(function) else admit,
         )(run)
         return function
 

@@ -11,8 +11,6 @@ import asyncio
 import json
 import os
 import sys
-import time
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,52 +22,13 @@ django.setup()
 
 import psycopg  # noqa: E402
 from django.conf import settings  # noqa: E402
+from measure import measure  # noqa: E402
 
 from apps.executors import gateway, loops  # noqa: E402
 from apps.executors.protocol.messages import GetWorkflow  # noqa: E402
 from apps.registry.models import Application  # noqa: E402
 
 DATABASE_CONNECTIONS = 16
-
-
-async def measure(
-    act: Callable[[int], Awaitable[None]], *, concurrency: int, secs: float
-) -> dict[str, Any]:
-    """Do one thing over and over, so many at a time, and time each."""
-    took: list[float] = []
-    failures: dict[str, int] = {}
-    number = 0
-    end_at = time.perf_counter() + secs
-
-    async def lane() -> None:
-        nonlocal number
-        while (started := time.perf_counter()) < end_at:
-            number += 1
-            try:
-                await act(number)
-            except Exception as exc:
-                name = f"{type(exc).__name__}: {exc}"[:160]
-                failures[name] = failures.get(name, 0) + 1
-            else:
-                took.append((time.perf_counter() - started) * 1000)
-
-    started = time.perf_counter()
-    await asyncio.gather(*(lane() for _ in range(concurrency)))
-    elapsed = time.perf_counter() - started
-    took.sort()
-    return {
-        "concurrency": concurrency,
-        "p50_ms": _quantile(took, 0.5),
-        "p99_ms": _quantile(took, 0.99),
-        "per_s": round(len(took) / elapsed, 1),
-        "failures": failures,
-    }
-
-
-def _quantile(ordered: list[float], share: float) -> float | None:
-    if not ordered:
-        return None
-    return round(ordered[min(int(len(ordered) * share), len(ordered) - 1)], 3)
 
 
 async def run(application: Application) -> None:

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from api import measure_api
 from stack import (
     HERE,
     Child,
@@ -84,6 +85,10 @@ class Bench:
     web: subprocess.Popen[bytes]
     rows: list[Row] = field(default_factory=list)
     details: dict[str, Any] = field(default_factory=dict)
+
+    def reading_key(self) -> str:
+        """Make a key that may read over the API."""
+        return self.stack.provision(APPLICATION, permission="application.read")
 
     def add(self, name: str, unit: str, value: float | None, **more: Any) -> None:
         """Note a result and show it at once."""
@@ -380,6 +385,7 @@ def _run_part(
 
 PARTS: dict[str, Callable[[Bench], None]] = {
     "gateway": measure_gateway,
+    "api": measure_api,
     "one": lambda bench: measure_takeover(bench, 1),
     "many": lambda bench: measure_takeover(bench, bench.options.dead),
     "idle": lambda bench: measure_sockets(bench, idle=True, storm=False),

@@ -27,7 +27,9 @@ import resource
 import sys
 import time
 import uuid
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
 import uvloop
@@ -58,6 +60,7 @@ class Fleet:
         self.version: str = options.version
         self.body = "x" * options.body_bytes
         self.workflow = _workflow(options)
+        self.workflows = _workflows(options)
         self.dials_at_once = asyncio.Semaphore(options.dials_at_once)
         self.first_dial_over = asyncio.Event()
         self.executors = [Executor(self, index) for index in range(options.count)]
@@ -255,9 +258,18 @@ class Executor(WSListener):  # type: ignore[misc]
         """Answer `exist_pending_workflows`."""
         return {"exist": request["executor_id"] in self.fleet.pending}
 
-    def list_workflows(self, _: dict[str, Any]) -> dict[str, Any]:
-        """Answer a listing with one row of the size asked for."""
-        return {"output": [self.fleet.workflow]}
+    def list_workflows(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Answer a listing: one page of the workflows, in their order."""
+        body = request["body"]
+        first, last = _ms(body.get("start_time")), _ms(body.get("end_time"))
+        rows = self.fleet.workflows
+        begin = bisect_left(rows, first, key=_created) if first else 0
+        end = bisect_right(rows, last, key=_created) if last else len(rows)
+        rows = rows[begin:end]
+        if body.get("sort_desc"):
+            rows.reverse()
+        rows = rows[body.get("offset") or 0 :]
+        return {"output": rows[: body["limit"]] if body.get("limit") else rows}
 
     def get_workflow(self, request: dict[str, Any]) -> dict[str, Any]:
         """Answer one workflow."""
@@ -323,6 +335,24 @@ def _workflow(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def _workflows(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """One each millisecond; the first is the only one unless more are asked for."""
+    first = _workflow(options)
+    created = _created(first)
+    return [first] + [
+        {**first, "WorkflowUUID": f"w-{number}", "CreatedAt": str(created + number)}
+        for number in range(1, options.workflows)
+    ]
+
+
+def _created(row: dict[str, Any]) -> int:
+    return int(row["CreatedAt"])
+
+
+def _ms(moment: str | None) -> int:
+    return round(datetime.fromisoformat(moment).timestamp() * 1000) if moment else 0
+
+
 async def run(options: argparse.Namespace) -> None:
     """Start the executors, then obey stdin until it ends."""
     fleet = Fleet(options, os.environ["FLEET_KEY"])
@@ -358,6 +388,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=100)
     parser.add_argument("--version", default="v1")
     parser.add_argument("--body-bytes", type=int, default=700)
+    parser.add_argument("--workflows", type=int, default=1)
     parser.add_argument("--dials-at-once", type=int, default=200)
     options = parser.parse_args()
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]

@@ -1,7 +1,8 @@
 """The floor: a bare websocket server that holds a fleet and does nothing else.
 
-It asks each connection `executor_info` and counts the answers; on stdin "count" prints
-them. What Conductor costs on top of this is what Conductor itself costs.
+It asks each connection `executor_info` and counts the answers. On stdin, {"do": "ask",
+"message": …, "secs": 3} asks one of them the same thing over and over; anything else
+prints the count. What Conductor costs on top of this is what Conductor itself costs.
 """
 
 from __future__ import annotations
@@ -10,28 +11,45 @@ import asyncio
 import json
 import resource
 import sys
+from typing import Any
 
 import uvloop
+from measure import measure
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
-introduced = 0
+introduced: list[ServerConnection] = []
+answers: asyncio.Queue[str | bytes] = asyncio.Queue()
 
 
 async def hold(connection: ServerConnection) -> None:
     """Ask who is there and keep the connection."""
-    global introduced
-    counted = False
+    is_known = False
     try:
         await connection.send('{"type": "executor_info", "request_id": "1"}')
-        async for _ in connection:
-            if not counted:
-                counted = True
-                introduced += 1
+        async for frame in connection:
+            if is_known:
+                answers.put_nowait(frame)
+            else:
+                is_known = True
+                introduced.append(connection)
     except ConnectionClosed:
         pass
     finally:
-        introduced -= counted
+        if is_known:
+            introduced.remove(connection)
+
+
+async def ask(message: dict[str, Any], secs: float) -> dict[str, Any]:
+    """Ask the first one, one question at a time, and read its answers."""
+    (connection, *_) = introduced
+    text = json.dumps({**message, "request_id": "1"})
+
+    async def act(_: int) -> None:
+        await connection.send(text)
+        json.loads(await answers.get())
+
+    return await measure(act, concurrency=1, secs=secs)
 
 
 async def main() -> None:
@@ -50,8 +68,13 @@ async def main() -> None:
         compression=None,
         ping_interval=None,
     ):
-        while await lines.readline():
-            sys.stdout.write(json.dumps({"introduced": introduced}) + "\n")
+        while line := await lines.readline():
+            command = json.loads(line)
+            if command.get("do") == "ask":
+                found = await ask(command["message"], command["secs"])
+            else:
+                found = {"introduced": len(introduced)}
+            sys.stdout.write(json.dumps(found) + "\n")
             sys.stdout.flush()
 
 

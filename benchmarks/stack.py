@@ -159,9 +159,11 @@ class Stack:
             text=True,
         ).stdout
 
-    def provision(self, *applications: str) -> str:
+    def provision(self, *applications: str, permission: str = "") -> str:
         """Make the organization, its applications and a key; return the key."""
         names = [part for name in applications for part in ("--app", name)]
+        if permission:
+            names += ["--permission", permission]
         printed = self.manage(
             "provision",
             f"--org={self.organization}",

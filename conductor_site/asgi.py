@@ -14,6 +14,7 @@ from django.conf import settings
 
 from apps.executors.lifespan import Lifespan
 from apps.executors.routing import websocket_urlpatterns
+from conductor_site.api_handler import ApiBeside
 from conductor_site.edge import BodyLimit, TrustedProxies
 
 application = Lifespan(
@@ -21,7 +22,7 @@ application = Lifespan(
         ProtocolTypeRouter(
             {
                 "http": BodyLimit(
-                    django_application, settings.CONDUCTOR_MAX_BODY_BYTES
+                    ApiBeside(django_application), settings.CONDUCTOR_MAX_BODY_BYTES
                 ),
                 "websocket": URLRouter(websocket_urlpatterns),
             }

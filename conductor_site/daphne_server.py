@@ -294,13 +294,35 @@ class ExecutorFactory(WebSocketFactory):  # type: ignore[misc]
     protocol = ExecutorProtocol
 
 
+class Pace:
+    """Holds an application up while its client does not read: Twisted buffers without
+    a limit. A push producer, in Twisted's words."""
+
+    def __init__(self) -> None:
+        self.may_go = asyncio.Event()
+        self.may_go.set()
+
+    def pauseProducing(self) -> None:
+        self.may_go.clear()
+
+    def resumeProducing(self) -> None:
+        self.may_go.set()
+
+    def stopProducing(self) -> None:
+        self.may_go.set()
+
+
 class Request(WebRequest):  # type: ignore[misc]
-    """One HTTP request. Adds a limit to its body, which Twisted would store whole, and
-    a `repr` that may be logged."""
+    """One HTTP request. Adds a limit to its body, which Twisted would store whole; to
+    an answer in parts, a pace that the client sets, and an end that shows if it broke
+    off; and a `repr` that may be logged."""
 
     uri: bytes
     _received = 0
     _refused = False
+    # Of an answer in parts only.
+    _pace: Pace | None = None
+    _moved_at = 0.0
 
     def gotLength(self, length: int | None) -> None:
         self._refused = (length or 0) > self.server.max_body_bytes
@@ -336,6 +358,50 @@ class Request(WebRequest):  # type: ignore[misc]
         self.uri = _without_authority(self.uri)
         self.path = self.uri.partition(b"?")[0]
         return super().process()
+
+    # --- An answer in parts
+
+    def handle_reply(self, message: dict[str, Any]) -> None:
+        self._moved_at = time.monotonic()
+        if message.get("more_body") and self._pace is None and not self.finished:
+            self._pace = Pace()
+            self.registerProducer(self._pace, True)
+        super().handle_reply(message)
+
+    async def paced(self) -> None:
+        """Wait until the client has read what is on its way."""
+        if self._pace is not None:
+            await self._pace.may_go.wait()
+
+    def finish(self) -> None:
+        if self._pace is not None:
+            self.unregisterProducer()
+        super().finish()
+
+    def handle_exception(self, exception: BaseException) -> None:
+        if self._response_started:
+            self._break_off()
+        else:
+            super().handle_exception(exception)
+
+    def check_timeouts(self) -> None:
+        if self._pace is None:
+            super().check_timeouts()
+        elif time.monotonic() - self._moved_at > self.server.http_timeout:
+            self._break_off(at_once=True)
+
+    def _break_off(self, *, at_once: bool = False) -> None:
+        """End the connection without the end of the answer, so that nobody takes what
+        came for all there is."""
+        if self.finished or self.channel is None:
+            return
+        access.info("broke off %s", redact_path(self.uri.decode("latin1")))
+        if at_once:
+            self.channel.transport.abortConnection()
+            return
+        if self._pace is not None:
+            self.unregisterProducer()
+        self.channel.loseConnection()
 
     def basic_error(self, status: int, status_text: bytes, body: str) -> None:
         # Daphne's own page is HTML for everybody, and names Daphne.
@@ -403,6 +469,9 @@ class RequestFactory(HTTPFactory):  # type: ignore[misc]
         protocol.requestFactory = Request
         return protocol
 
+    def log(self, request: Any) -> None:
+        """Twisted's access log, which nobody reads; ours is `_log_access`."""
+
 
 def _peer_name(address: list[Any] | None) -> str | None:
     return f"{address[0]}:{address[1]}" if address else None
@@ -434,6 +503,7 @@ class Server(DaphneServer):  # type: ignore[misc]
         on_stop: Callable[[], Awaitable[None]] | None = None,
         ping_secs: float = PING_SECS,
         pong_secs: float = PONG_SECS,
+        http_secs: float = HTTP_SECS,
         drain_secs: float = 1.5,
         stop_secs: float = 4.5,
     ) -> None:
@@ -442,7 +512,7 @@ class Server(DaphneServer):  # type: ignore[misc]
             endpoints=["bound already"],
             signal_handlers=False,
             action_logger=_log_access,
-            http_timeout=HTTP_SECS,
+            http_timeout=http_secs,
             # Never end a connection for its age alone.
             websocket_timeout=-1,
             websocket_connect_timeout=HANDSHAKE_SECS,
@@ -598,6 +668,11 @@ class Server(DaphneServer):  # type: ignore[misc]
             scope["extensions"] = {"websocket.http.response": {}}
             scope.setdefault("scheme", "ws")
         return super().create_application(protocol, scope)
+
+    async def handle_reply(self, protocol: Any, message: dict[str, Any]) -> None:
+        await super().handle_reply(protocol, message)
+        if isinstance(protocol, Request):
+            await protocol.paced()
 
     def timeout_checker(self) -> None:
         for protocol in list(self.connections):

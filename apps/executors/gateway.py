@@ -313,9 +313,8 @@ async def _ask_target(
     first answer that is an error, else the last one."""
     process_bus = await bus.current()
     deadline = time.monotonic() + timeout_s
-    text = ""
-    part = request
-    for part in codec.split(request, target.peer):
+    parts = codec.split(request, target.peer)
+    for part in parts:
         request_id = str(uuid.uuid4())
         text = await process_bus.ask(
             instance_id=target.instance_id,
@@ -324,7 +323,8 @@ async def _ask_target(
             text=codec.encode(part, request_id, target.peer),
             timeout_s=max(deadline - time.monotonic(), 0.1),
         )
-        if len(text) < PARSE_INLINE_CHARS and _failed(part, text):
+        is_last = part is parts[-1]
+        if is_last or (len(text) < PARSE_INLINE_CHARS and _failed(part, text)):
             break
     return text, target, part
 

@@ -272,6 +272,10 @@ class Process:
         """Have it start a workflow that fails."""
         self._order(f"fail {workflow_id}")
 
+    def begin_talking(self, workflow_id: str) -> None:
+        """Have it start a workflow that others hear from and talk to."""
+        self._order(f"talk {workflow_id}")
+
     def _order(self, line: str) -> None:
         assert self.popen.stdin is not None
         self.popen.stdin.write(f"{line}\n")

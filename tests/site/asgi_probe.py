@@ -1,6 +1,6 @@
 """A small ASGI application, and a process that serves it the way Conductor is served.
 
-Run: `python -m tests.site.asgi_probe PING_SECS MAX_BYTES`; prints its port.
+Run: `python -m tests.site.asgi_probe PING_SECS MAX_BYTES HTTP_SECS`; prints its port.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import sys
 import time
 from typing import Any
 
+PARTS, PART = 100, b"x" * 2**20
 REFUSAL = json.dumps({"status": 401, "title": "no such key"}).encode()
 
 
@@ -20,9 +21,7 @@ async def application(scope: Any, receive: Any, send: Any) -> None:
     if scope["type"] == "lifespan":
         return
     if scope["type"] == "http":
-        start = {"type": "http.response.start", "status": 200, "headers": []}
-        await send(start)
-        await send({"type": "http.response.body", "body": b"ok"})
+        await _answer(scope["path"], send)
         return
     await receive()
     match scope["path"].split("/")[1]:
@@ -48,6 +47,22 @@ async def application(scope: Any, receive: Any, send: Any) -> None:
                 logging.getLogger("probe").info("late: %s", exc)
         case _:
             await _echo(receive, send)
+
+
+async def _answer(path: str, send: Any) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    kind = "http.response.body"
+    match path:
+        case "/breaks":
+            await send({"type": kind, "body": b"some", "more_body": True})
+            raise RuntimeError("broken on purpose")
+        case "/long":
+            for number in range(PARTS):
+                await send({"type": kind, "body": PART, "more_body": True})
+                logging.getLogger("probe").info("part %d", number)
+            await send({"type": kind})
+        case _:
+            await send({"type": kind, "body": b"ok"})
 
 
 async def _deny(send: Any) -> None:
@@ -84,6 +99,7 @@ def main() -> int:
         max_message_bytes=int(sys.argv[2]),
         ping_secs=float(sys.argv[1]),
         pong_secs=float(sys.argv[1]),
+        http_secs=float(sys.argv[3]),
         on_ready=lambda: print(port, flush=True),
     )
     return server.run()

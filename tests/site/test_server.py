@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import signal
 import socket
@@ -48,12 +49,14 @@ class Running:
 
 
 @contextlib.contextmanager
-def probe(log: Path, *, ping_secs: float = 10) -> Iterator[Running]:
+def probe(
+    log: Path, *, ping_secs: float = 10, http_secs: float = 120
+) -> Iterator[Running]:
     command = [sys.executable, "-m", "tests.site.asgi_probe", str(ping_secs)]
     with (
         log.open("w") as stderr,
         subprocess.Popen(
-            [*command, str(LIMIT)],
+            [*command, str(LIMIT), str(http_secs)],
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=stderr,
@@ -225,6 +228,38 @@ def test_blocked_thread_does_not_hold_the_process(tmp_path: Path) -> None:
         running.process.terminate()
 
         assert running.process.wait(6) == 0
+
+
+def test_answer_that_breaks_off_has_no_end(server: Running) -> None:
+    with pytest.raises(http.client.IncompleteRead) as broken:
+        get(server.port, "/breaks").read()
+
+    assert broken.value.partial == b"some"
+    server.wait_for_log("broke off /breaks", within_s=1)
+
+
+def test_long_answer_waits_for_a_client_that_reads_slowly(tmp_path: Path) -> None:
+    with probe(tmp_path / "log") as running:
+        answer = get(running.port, "/long")
+        time.sleep(0.5)
+        # What the kernel holds of it, and not all that there is.
+        assert "part 30" not in running.log.read_text()
+        assert len(answer.read()) == 100 * 2**20
+
+
+def test_client_that_reads_no_further_is_given_up(tmp_path: Path) -> None:
+    with probe(tmp_path / "log", http_secs=1) as running:
+        answer = get(running.port, "/long")
+        running.wait_for_log("broke off /long", within_s=8)
+
+        with pytest.raises((http.client.IncompleteRead, ConnectionResetError)):
+            answer.read()
+
+
+def get(port: int, path: str) -> http.client.HTTPResponse:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    connection.request("GET", path)
+    return connection.getresponse()
 
 
 def test_same_application_runs_under_uvicorn() -> None:

@@ -30,6 +30,16 @@ const broken = DBOS.registerWorkflow(
   { name: "broken" },
 );
 
+const talk = DBOS.registerWorkflow(
+  async () => {
+    await DBOS.setEvent("progress", "half");
+    const message = await DBOS.recv("news", 30);
+    for (const word of ["one", "two"]) await DBOS.writeStream("words", word);
+    return message;
+  },
+  { name: "talk" },
+);
+
 DBOS.setConfig({
   name: process.env.APP,
   systemDatabaseUrl: process.env.APP_DATABASE_URL,
@@ -43,6 +53,9 @@ await DBOS.launch({
 createInterface({ input: process.stdin }).on("line", async (line) => {
   const [order, workflowID, steps, secs] = line.split(" ");
   if (order === "fail") await DBOS.startWorkflow(broken, { workflowID })();
-  else await DBOS.startWorkflow(job, { workflowID })(Number(steps), Number(secs));
+  else if (order === "talk") {
+    await DBOS.startWorkflow(talk, { workflowID })();
+    await DBOS.send(workflowID, "hello", "news");
+  } else await DBOS.startWorkflow(job, { workflowID })(Number(steps), Number(secs));
 });
 setInterval(() => {}, 1000);

@@ -2,7 +2,7 @@
 
 `start ID STEPS SECS` starts a workflow of so many steps of so many seconds. Each step
 that finishes appends one line, `ID step`, to the notes file. `fail ID` starts one that
-fails.
+fails; `talk ID` one that sets an event, gets a message and writes a stream.
 """
 
 from __future__ import annotations
@@ -52,14 +52,27 @@ def broken() -> None:
     raise ValueError("no such luck")
 
 
+@DBOS.workflow()
+def talk() -> str:
+    DBOS.set_event("progress", "half")
+    message = DBOS.recv("news", 30)
+    for word in ("one", "two"):
+        DBOS.write_stream("words", word)
+    return str(message)
+
+
 DBOS.launch()
 for line in sys.stdin:
     order, workflow_id, *arguments = line.split()
     with SetWorkflowID(workflow_id):
         if order == "fail":
             DBOS.start_workflow(broken)
+        elif order == "talk":
+            DBOS.start_workflow(talk)
         else:
             steps, secs = arguments
             DBOS.start_workflow(job, int(steps), float(secs))
+    if order == "talk":
+        DBOS.send(workflow_id, "hello", "news")
 while True:
     time.sleep(1)
