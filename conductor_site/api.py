@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 
+from django.http import HttpResponseNotAllowed
 from django.urls import ResolverMatch, URLPattern, register_converter, resolve
 from ninja import NinjaAPI
 
@@ -41,7 +42,15 @@ def find(method: str, path: str) -> ResolverMatch:
     """Return what answers a method at a path that `segment_path` wrote. More than one
     path may fit: a workflow may be called `search`. Raises: Resolver404."""
     relative = path.removeprefix("/")
-    for pattern in _patterns.get((method, relative.count("/")), ()):
-        if match := pattern.resolve(relative):
-            return match
+    segments = relative.count("/")
+
+    def found(method: str) -> ResolverMatch | None:
+        patterns = _patterns.get((method, segments), ())
+        matches = (pattern.resolve(relative) for pattern in patterns)
+        return next((match for match in matches if match), None)
+
+    if match := found(method):
+        return match
+    if others := sorted(other for other in set(METHODS.values()) if found(other)):
+        return ResolverMatch(lambda _: HttpResponseNotAllowed(others), (), {})
     return resolve(path, URLCONF)

@@ -357,9 +357,12 @@ def read_rows(
     *,
     limit_s: float = READ_TIMEOUT_S,
 ) -> dict[str, WorkflowRow]:
-    """Return those of these workflows that there are, by id."""
+    """Return those of these workflows that there are, by id. Raises: what `gateway.ask`
+    raises; ExecutorTimeout where the budget is spent on the way."""
     rows: dict[str, WorkflowRow] = {}
-    for part in codec.id_parts(ids):
+    for number, part in enumerate(codec.id_parts(ids)):
+        if number and budget.is_spent:
+            raise errors.ExecutorTimeout(f"{ORDER_SECS:g} s were too short to look.")
         request = messages.ListWorkflows(workflow_uuids=part, limit=len(part))
         timeout_s = budget.of(limit_s)
         reply = gateway.ask(application, request, timeout_s=timeout_s)
