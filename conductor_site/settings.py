@@ -122,6 +122,8 @@ CONDUCTOR_SNAPSHOT_SECS = env.envfloat("CONDUCTOR_SNAPSHOT_SECS", 15.0)
 # Metrics are of whole minutes; this is how often those that are over are asked for.
 CONDUCTOR_METRICS_PERIOD_SECS = env.envfloat("CONDUCTOR_METRICS_PERIOD_SECS", 60.0)
 CONDUCTOR_METRICS_RETENTION_DAYS = env.envint("CONDUCTOR_METRICS_RETENTION_DAYS", 15)
+# Opens `/metrics`, the health of all of Conductor; without one it is for staff only.
+CONDUCTOR_METRICS_TOKEN = env.envsecret("CONDUCTOR_METRICS_TOKEN", "")
 if CONDUCTOR_METRICS_RETENTION_DAYS < 1:
     raise ImproperlyConfigured("CONDUCTOR_METRICS_RETENTION_DAYS must be positive.")
 CONDUCTOR_MAX_BODY_BYTES = env.envint("CONDUCTOR_MAX_BODY_BYTES", 10 * 2**20)

@@ -27,6 +27,7 @@ urlpatterns = [
     path("", include("apps.registry.urls")),
     path("", include("apps.executors.urls")),
     path("", include("apps.workflows.urls")),
+    path("", include("apps.monitoring.urls")),
 ]
 if settings.CONDUCTOR_OIDC_PROVIDERS:
     urlpatterns += [

@@ -20,7 +20,7 @@ from typing import Any
 from django.db import close_old_connections, connections
 
 from apps import errors
-from apps.executors import bus, loops
+from apps.executors import bus, loops, meters
 from apps.executors.joined import Joined
 from apps.executors.models import Executor
 from apps.executors.protocol import codec
@@ -285,7 +285,8 @@ async def _try_each(
         is_last = index == len(targets) - 1
         limit = left if is_last or not may_repeat else left / 2
         try:
-            return await _ask_target(target, request, limit)
+            with meters.asking(request.type):
+                return await _ask_target(target, request, limit)
         except errors.UnsupportedByExecutor as exc:
             unsupported = exc
         except NotSent:

@@ -9,6 +9,7 @@ from datetime import datetime
 
 from prometheus_client import exposition, openmetrics
 from prometheus_client.core import Metric
+from prometheus_client.registry import Collector
 
 from apps import errors
 from apps.monitoring import selectors, series
@@ -246,8 +247,8 @@ def observe(applications: Sequence[Application], now: datetime) -> list[Observed
 
 
 @dataclass(frozen=True, slots=True)
-class Scrape:
-    """What a writer of prometheus-client takes for a registry."""
+class Scrape(Collector):
+    """One answer to Prometheus."""
 
     families: Sequence[Family]
     observed: Sequence[Observed]
@@ -276,10 +277,10 @@ def content_type(accept: str) -> str:
     return OPENMETRICS_TYPE if wants else TEXT_TYPE
 
 
-def write(registry: Scrape, content_type: str) -> bytes:
+def write(collector: Collector, content_type: str) -> bytes:
     writer = (
         openmetrics.exposition.generate_latest
         if content_type == OPENMETRICS_TYPE
         else exposition.generate_latest
     )
-    return writer(registry)
+    return writer(collector)

@@ -130,6 +130,7 @@ CONSOLE = (
     Row("landing", "GET", each(200, 302, 302, 302, 302, 302, 302)),
     Row("docs", "GET", same(200)),
     Row("healthz", "GET", same(200)),
+    Row("monitoring:health_metrics", "GET", each(404, 404, 200, 404, 404, 404, 404)),
     Row("registry:organization_home", "GET", signed_in(302)),
     Row("registry:organization_create", "GET", signed_in(200)),
     Row("registry:organization_create", "POST", signed_in(302), {"name": "newcorp"}),

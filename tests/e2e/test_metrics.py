@@ -20,14 +20,17 @@ import httpx
 import pytest
 
 from apps.monitoring.openmetrics import FAMILIES, PREFIX
-from benchmarks.stack import Stack, end, free_port, wait_until
-from tests.e2e.world import Application, Database, Services, needs
+from benchmarks.stack import end, free_port, wait_until
+from tests.e2e.world import TOOLS, Application, Conductor, Database, needs
 from tests.monitoring.conftest import promtool  # noqa: F401
 
-pytestmark = [pytest.mark.e2e, pytest.mark.services, needs("python")]
+pytestmark = [
+    *(pytest.mark.e2e, pytest.mark.services, needs("python")),
+    pytest.mark.parametrize("conductor", ["services"], indirect=True),
+]
 
 SCRAPE_SECS = float(os.environ.get("METRICS_SCRAPE_SECS", "20"))
-APP = "metered"
+APP, OTHER_APP = "metered", "metered-typescript"
 POINTS = ("_count", "_timestamp_seconds")
 # Label values by name → value.
 Series = dict[tuple[str, ...], float]
@@ -57,9 +60,11 @@ class Prometheus:
         found: list[dict[str, Any]] = answer["data"]["result"]
         return found
 
-    def samples(self, family: str, at: float, *, secs: int = 1) -> Series:
+    def samples(
+        self, family: str, at: float, *, secs: int = 1, app: str = APP
+    ) -> Series:
         """Return the newest sample of each series, within so many seconds before."""
-        found = self.query(f'{PREFIX}{family}{{application="{APP}"}}[{secs}s]', at)
+        found = self.query(f'{PREFIX}{family}{{application="{app}"}}[{secs}s]', at)
         labels = ("workflow_name", "queue_name", "step_name", "status")
         return {
             tuple(one["metric"].get(name, "") for name in labels): float(
@@ -78,27 +83,37 @@ class Scraped:
     # The end of the last minute that was collected, in epoch seconds.
     minute: int
     scraped_until: float
-    conductor: Services
+    conductor: Conductor
+    # Of the application in TypeScript, where it can run.
+    other_database: Database | None
 
 
 @pytest.fixture(scope="module")
 def scraped(
+    conductor: Conductor,
     tmp_path_factory: pytest.TempPathFactory,
     promtool: str,  # noqa: F811
 ) -> Iterator[Scraped]:
     home = tmp_path_factory.mktemp("metrics")
     with ExitStack() as stack:
-        conductor = Services(stack.enter_context(Stack(organization="acme")))
-        conductor.provision(APP)
-        reader = conductor.provision(APP, permission="metric.read")
+        reader = conductor.provision(APP, OTHER_APP, permission="metric.read")
         application = Application(
             conductor, APP, "python", "3.2.0", home, program="metered"
         )
         stack.callback(application.stop)
         application.start_connected()
+        other_database = None
+        if shutil.which(TOOLS["typescript"]):
+            other = Application(conductor, OTHER_APP, "typescript", "5.2.11", home)
+            stack.callback(other.stop)
+            process = other.start_connected()
+            for number in range(3):
+                process.begin(f"job-{number}", steps=2, secs=0.05)
+                process.begin_failing(f"broken-{number}")
+            other_database = other.database
         prometheus = start_prometheus(stack, home, conductor.urls[0], reader)
         began = time.time()
-        # The minute in which the work begins: collected some seconds after its end.
+        # The minute in which the work is under way: collected just after its end.
         minute = int(time.time() + 3) // 60 * 60 + 60
         wait_until(
             "the minute is collected",
@@ -116,6 +131,7 @@ def scraped(
             minute=max(minute, last),
             scraped_until=time.time(),
             conductor=conductor,
+            other_database=other_database,
         )
 
 
@@ -222,6 +238,22 @@ def test_a_minute_is_what_the_database_says(scraped: Scraped, family: str) -> No
     assert {k: v for k, v in told.items() if v or k in wanted} == pytest.approx(wanted)
 
 
+def test_a_minute_of_another_sdk_is_what_its_database_says(scraped: Scraped) -> None:
+    database = scraped.other_database
+    if database is None:
+        pytest.skip("npm is not installed")
+    ((created_ms,),) = database.rows("min(created_at)", "workflow_status")
+    minute = int(created_ms) // 60_000 * 60 + 60
+
+    for family in WINDOWED:
+        told = scraped.prometheus.samples(family, minute, app=OTHER_APP)
+        wanted = expected(database, family, minute)
+        assert wanted or family != "workflow_started_rate"
+        assert {k: v for k, v in told.items() if v or k in wanted} == pytest.approx(
+            wanted
+        ), family
+
+
 def test_what_waits_and_runs_is_what_the_database_says(scraped: Scraped) -> None:
     def told(family: str) -> Series:
         found = scraped.prometheus.samples(family, scraped.scraped_until, secs=10)
@@ -276,7 +308,9 @@ def test_promtool_accepts_the_scrape(scraped: Scraped, promtool: str) -> None:  
 
 def test_every_minute_was_collected_once(scraped: Scraped) -> None:
     rows = scraped.conductor.rows(
-        "SELECT starts_at FROM monitoring_metricwindow ORDER BY starts_at"
+        "SELECT starts_at FROM monitoring_metricwindow w"
+        " JOIN registry_application a ON a.id = w.application_id"
+        f" WHERE a.name = '{APP}' ORDER BY starts_at"
     )
 
     minutes = [row[0].timestamp() for row in rows]
