@@ -148,7 +148,7 @@ def test_who_does_not_respond_cannot_be_told(world: World) -> None:
 
 def test_a_receiver_is_one_of_the_keys_applications(world: World) -> None:
     Application.objects.create(organization=world.acme, name="billing")
-    key = key_of(world, "application.write", applications=[world.application])
+    key = key_of(world, "application.write", application_names=["orders"])
 
     refused = api(key).post(
         RULES,

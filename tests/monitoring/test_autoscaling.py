@@ -335,12 +335,12 @@ def test_an_absent_or_old_executor_is_no_number(world: World, oracle: Oracle) ->
 def test_strangers_read_nothing(world: World, oracle: Oracle) -> None:
     connect(oracle)
     install(world)
-    billing = Application.objects.create(organization=world.acme, name="billing")
+    Application.objects.create(organization=world.acme, name="billing")
 
     for secret, status in (
         (None, 401),
         (key_of(world, "metric.read"), 403),
-        (key_of(world, "application.read", applications=[billing]), 403),
+        (key_of(world, "application.read", application_names=["billing"]), 403),
     ):
         assert api(secret).get(f"{APP}/autoscale").status_code == status
     assert oracle.asked == []

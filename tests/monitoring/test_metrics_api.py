@@ -194,7 +194,7 @@ def test_a_key_reads_its_own_applications_only(world: World, clock: Clock) -> No
         return {name for name in names if f'application="{name}"' in text}
 
     assert applications(api(key_of(world))) == {"orders", "billing"}
-    scoped = key_of(world, applications=[billing])
+    scoped = key_of(world, application_names=["billing"])
     assert applications(api(scoped)) == {"billing"}
 
 
@@ -313,10 +313,10 @@ def test_ranges_are_validated(world: World, query: str, status: int) -> None:
 
 
 def test_nobody_else_reads_the_list(world: World) -> None:
-    billing = Application.objects.create(organization=world.acme, name="billing")
+    Application.objects.create(organization=world.acme, name="billing")
     for secret, status in (
         (key_of(world, "application.read"), 403),
-        (key_of(world, applications=[billing]), 403),
+        (key_of(world, application_names=["billing"]), 403),
         (None, 401),
     ):
         response = list_metrics(api(secret), NOON, NOON + timedelta(hours=1))
