@@ -144,6 +144,7 @@ def make_world() -> World:
         secret_hash=keys.hash_secret(INVITATION),
         expires_at=clock.now() + timedelta(days=1),
     )
+    Role.objects.create(organization=acme, name="unused", permissions=[])
     DomainClaim.objects.create(
         organization=acme, domain="acme.example", requested_by="alice@example.com"
     )

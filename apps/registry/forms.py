@@ -15,6 +15,7 @@ from apps.registry.models import (
     Role,
     application_name,
     organization_name,
+    role_name,
 )
 from apps.registry.selectors import applications_of, roles_of
 
@@ -27,7 +28,19 @@ PERMISSION_WORDS = {
     Permission.ORGANIZATION_READ: "Read the organization and its audit log",
     Permission.ORGANIZATION_WRITE: "Change the organization and its members",
     Permission.TOKEN_READ: "See the list of API keys",
+    Permission.TOKEN_WRITE: "Make and revoke API keys",
 }
+
+
+def permission_choices(
+    actor: Actor, *without: Permission
+) -> list[tuple[Permission, str]]:
+    """What an actor may hand on, in words."""
+    return [
+        (permission, words)
+        for permission, words in PERMISSION_WORDS.items()
+        if permission in actor.permissions and permission not in without
+    ]
 
 
 class StyledForm(forms.Form):
@@ -108,11 +121,9 @@ class ApiKeyForm(StyledForm):
     ) -> None:
         """`for_name`: the application that the form is opened for, ticked then."""
         super().__init__(*args, **kwargs)
-        self.fields["permissions"].choices = [  # type: ignore[attr-defined]
-            (permission, words)
-            for permission, words in PERMISSION_WORDS.items()
-            if permission in actor.permissions
-        ]
+        self.fields["permissions"].choices = permission_choices(  # type: ignore[attr-defined]
+            actor, Permission.TOKEN_WRITE
+        )
         applications = applications_of(actor)
         self.fields["applications"].queryset = applications  # type: ignore[attr-defined]
         if for_name:
@@ -142,6 +153,29 @@ class InvitationForm(StyledForm):
     def __init__(self, *args: Any, actor: Actor, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.fields["role"].queryset = roles_of(actor.organization)  # type: ignore[attr-defined]
+
+
+class RoleForm(StyledForm):
+    name = forms.CharField(
+        max_length=30,
+        validators=[role_name],
+        help_text="3 to 30 letters, digits and underscores.",
+    )
+    permissions = forms.MultipleChoiceField(
+        widget=forms.CheckboxSelectMultiple, required=False
+    )
+
+    def __init__(self, *args: Any, actor: Actor, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fields["permissions"].choices = permission_choices(actor)  # type: ignore[attr-defined]
+
+
+class DomainClaimForm(StyledForm):
+    domain = forms.CharField(
+        max_length=253,
+        help_text="Exactly this domain; claim subdomains separately. Yours at once if "
+        "you have a verified address there, else after approval by staff.",
+    )
 
 
 class MemberRoleForm(StyledForm):

@@ -45,6 +45,18 @@ urlpatterns = [
     ),
     path(_MEMBER + "role/", views.member_role, name="member_role"),
     path(_MEMBER + "remove/", views.member_remove, name="member_remove"),
+    path(_ORG + "roles/new/", views.role_create, name="role_create"),
+    path(_ORG + "roles/<str:role>/delete/", views.role_delete, name="role_delete"),
+    path(
+        _ORG + "domains/claim/",
+        views.domain_claim_request,
+        name="domain_claim_request",
+    ),
+    path(
+        _ORG + "domains/<str:domain>/release/",
+        views.domain_claim_release,
+        name="domain_claim_release",
+    ),
     # Audit
     path(_ORG + "audit/", views.audit_list, name="audit_list"),
 ]

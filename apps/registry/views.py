@@ -228,21 +228,22 @@ def key_revoke(request: HttpRequest, org: str, pk: int) -> HttpResponse:
 
 
 def _members_page(
-    request: HttpRequest,
-    actor: Actor,
-    *,
-    form: forms.InvitationForm | None = None,
-    link: str = "",
+    request: HttpRequest, actor: Actor, *, link: str = "", **refused: forms.StyledForm
 ) -> HttpResponse:
+    """`refused` is the form that was sent and has errors, if one was."""
     context = {
         "members": selectors.memberships_of(actor),
         "invitations": selectors.invitations_of(actor),
         "roles": selectors.roles_of(actor.organization),
-        "form": form or forms.InvitationForm(actor=actor),
+        "domain_claims": selectors.domain_claims_of(actor),
+        "invitation_form": forms.InvitationForm(actor=actor),
+        "role_form": forms.RoleForm(actor=actor),
+        "domain_form": forms.DomainClaimForm(),
         "link": link,
         "active": "members",
+        **refused,
     }
-    status = 422 if form is not None and form.errors else 200
+    status = 422 if refused else 200
     return _page(request, "registry/member_list.html", actor, context, status=status)
 
 
@@ -259,7 +260,7 @@ def invitation_create(request: HttpRequest, org: str) -> HttpResponse:
     form = forms.InvitationForm(request.POST, actor=actor)
     if not form.is_valid():
         actor.require(Permission.ORGANIZATION_WRITE)
-        return _members_page(request, actor, form=form)
+        return _members_page(request, actor, invitation_form=form)
     _, secret = services.invite_member(actor=actor, **form.cleaned_data)
     path = reverse("registry:invitation_accept", args=[secret])
     return _members_page(request, actor, link=request.build_absolute_uri(path))
@@ -390,6 +391,55 @@ def leave_for_provider(request: HttpRequest, provider_id: str) -> HttpResponse:
     if response.status_code != 302 or response["Location"].startswith("/"):
         return response
     return render(request, "registry/leave.html", {"url": response["Location"]})
+
+
+@require_POST
+def role_create(request: HttpRequest, org: str) -> HttpResponse:
+    actor = auth.actor_for(request, org)
+    form = forms.RoleForm(request.POST, actor=actor)
+    if form.is_valid():
+        try:
+            role = services.create_role(actor=actor, **form.cleaned_data)
+        except errors.Conflict as exc:
+            _explain(form, exc)
+        else:
+            messages.success(request, f"The role {role.name} can be given now.")
+            return redirect("registry:member_list", org=org)
+    else:
+        actor.require(Permission.ORGANIZATION_WRITE)
+    return _members_page(request, actor, role_form=form)
+
+
+@require_POST
+def role_delete(request: HttpRequest, org: str, role: str) -> HttpResponse:
+    services.delete_role(actor=auth.actor_for(request, org), name=role)
+    messages.success(request, f"The role {role} is gone.")
+    return redirect("registry:member_list", org=org)
+
+
+@require_POST
+def domain_claim_request(request: HttpRequest, org: str) -> HttpResponse:
+    actor = auth.actor_for(request, org)
+    form = forms.DomainClaimForm(request.POST)
+    if form.is_valid():
+        try:
+            claim = services.request_domain_claim(actor=actor, **form.cleaned_data)
+        except (errors.InvalidInput, errors.Conflict) as exc:
+            _explain(form, exc)
+        else:
+            state = claim.get_status_display().lower()
+            messages.success(request, f"The claim on {claim.domain} is {state}.")
+            return redirect("registry:member_list", org=org)
+    else:
+        actor.require(Permission.ORGANIZATION_WRITE)
+    return _members_page(request, actor, domain_form=form)
+
+
+@require_POST
+def domain_claim_release(request: HttpRequest, org: str, domain: str) -> HttpResponse:
+    services.release_domain_claim(actor=auth.actor_for(request, org), domain=domain)
+    messages.success(request, f"{domain} is no longer claimed.")
+    return redirect("registry:member_list", org=org)
 
 
 # --- Audit -----------------------------------------------------------------------

@@ -11,8 +11,18 @@ from django.contrib.auth.models import User
 from django.urls import reverse
 from django.utils import timezone
 
+from apps import errors
 from apps.executors.models import Executor, Recovery
-from apps.registry.models import ApiKey, AuditEntry, Membership, Role
+from apps.registry import services
+from apps.registry.auth import member_actor
+from apps.registry.models import (
+    ApiKey,
+    AuditEntry,
+    DomainClaim,
+    Membership,
+    Organization,
+    Role,
+)
 from apps.workflows.models import WorkflowSnapshot
 from tests.world import TOTP_SECRET, World, make_world
 
@@ -110,6 +120,46 @@ def test_staff_revoke_a_key_in_their_own_name(world: World) -> None:
     assert world.key.revoked_at is not None
     assert (entry.operation, entry.subject_type) == ("token.revoke", "staff")
     assert entry.subject_display == "sam@example.com"
+
+
+def test_staff_decide_on_a_claim_in_their_own_name(world: World) -> None:
+    claim = world.acme.domain_claims.get()
+
+    _act(world, "registry.DomainClaim", "approve", claim.pk)
+
+    claim.refresh_from_db()
+    assert (claim.status, claim.decided_by) == ("approved", "sam@example.com")
+    entry = AuditEntry.objects.latest("pk")
+    assert (entry.operation, entry.subject_type) == ("domain_claim.decide", "staff")
+    assert (entry.target_id, entry.details) == ("acme.example", {"status": "approved"})
+
+    _act(world, "registry.DomainClaim", "deny", claim.pk)
+
+    claim.refresh_from_db()
+    assert claim.status == "denied"
+
+
+def test_claim_on_a_domain_that_another_has_cannot_be_approved(world: World) -> None:
+    claim = world.acme.domain_claims.get()
+    DomainClaim.objects.create(
+        organization=Organization.objects.get(name="other"),
+        domain=claim.domain,
+        status="approved",
+    )
+
+    _act(world, "registry.DomainClaim", "approve", claim.pk)
+
+    claim.refresh_from_db()
+    assert claim.status == "pending"
+    assert AuditEntry.objects.latest("pk").outcome == "failure"
+
+
+def test_nobody_but_staff_decides_on_a_claim(world: World) -> None:
+    claim = world.acme.domain_claims.get()
+    alice = member_actor(world.membership("alice"), world.users["alice"])
+
+    with pytest.raises(errors.Forbidden):
+        services.decide_domain_claim(actor=alice, claim=claim, is_approved=True)
 
 
 def test_deactivated_person_is_out_at_once(world: World) -> None:

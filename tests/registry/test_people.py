@@ -237,6 +237,40 @@ def test_role_of_another_organization_cannot_be_given(world: World) -> None:
     assert _post(world, "alice", "bob/role", role=foreign.pk) == 422
 
 
+def test_role_is_made_on_the_page_and_can_be_given(world: World) -> None:
+    browser = world.client("alice")
+    role = {"name": "auditor", "permissions": ["organization.read", "token.write"]}
+
+    browser.post("/orgs/acme/roles/new/", role)
+
+    made = Role.objects.get(name="auditor")
+    assert made.permissions == role["permissions"]
+    assert _post(world, "alice", "bob/role", role=made.pk) == 302
+    refused = browser.post("/orgs/acme/roles/auditor/delete/")
+    assert refused.status_code == 409
+    assert "Members have this role" in refused.text
+
+
+@pytest.mark.parametrize(
+    ("path", "form", "words"),
+    [
+        ("roles/new", {"name": "viewer"}, "That name is taken."),
+        ("roles/new", {"name": "a b"}, "Use 3 to 30 letters"),
+        ("roles/new", {"name": "auditor", "permissions": "all"}, "Select a valid"),
+        ("domains/claim", {"domain": "gmail.com"}, "Anybody can have an address"),
+        ("domains/claim", {"domain": "acme.example"}, "claimed already"),
+        ("domains/claim", {"domain": "no domain"}, "Enter a valid domain"),
+    ],
+)
+def test_refusal_stands_at_the_field(
+    world: World, path: str, form: dict[str, str], words: str
+) -> None:
+    page = world.client("alice").post(f"/orgs/acme/{path}/", form)
+
+    assert page.status_code == 422
+    assert words in page.text
+
+
 def test_built_in_roles(db: None) -> None:
     admin = set(services.builtin_role(Role.ADMIN).permissions)
     member = set(services.builtin_role(Role.MEMBER).permissions)

@@ -13,7 +13,6 @@ from django.utils import timezone
 from apps import errors
 from apps.registry import keys, selectors
 from apps.registry.auth import (
-    ALL_PERMISSIONS,
     NO_TRACES,
     Actor,
     Traces,
@@ -234,7 +233,7 @@ def _check_grant(actor: Actor, role: Role) -> None:
 
 
 def _is_admin(role: Role) -> bool:
-    return set(role.permissions) >= ALL_PERMISSIONS
+    return set(role.permissions) >= set(builtin_role(Role.ADMIN).permissions)
 
 
 def _check_not_last_admin(membership: Membership) -> None:
