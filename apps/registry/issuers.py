@@ -100,6 +100,12 @@ def parse(text: str) -> tuple[Issuer, ...]:
     return _Issuers(issuers=tuple(found)).issuers
 
 
+def name_of(provider_id: str) -> str:
+    """What people call the provider of this id."""
+    configured: tuple[Issuer, ...] = settings.CONDUCTOR_OIDC_PROVIDERS
+    return next((one.name for one in configured if one.id == provider_id), provider_id)
+
+
 # --- JWTs ------------------------------------------------------------------------
 
 

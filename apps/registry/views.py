@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
+import requests
 from allauth.account.adapter import get_adapter
 from allauth.idp.oidc.forms import ConfirmCodeForm
 from allauth.socialaccount.providers.openid_connect.views import login as openid_login
@@ -21,10 +23,12 @@ from django.views.decorators.http import (
 )
 
 from apps import errors
-from apps.registry import auth, forms, provider, selectors, services
+from apps.registry import auth, forms, issuers, provider, selectors, services
 from apps.registry.adapter import INVITATION_SESSION_KEY
 from apps.registry.auth import Actor
 from apps.registry.models import Application, Permission
+
+logger = logging.getLogger(__name__)
 
 AUDIT_PAGE = 50
 DEVICES_SHOWN = 200
@@ -387,7 +391,13 @@ def device_sign_out(request: HttpRequest, pk: int) -> HttpResponse:
 def leave_for_provider(request: HttpRequest, provider_id: str) -> HttpResponse:
     """allauth's way to another OpenID provider, as a page that leads there: the Content
     Security Policy lets no form of ours end elsewhere."""
-    response: HttpResponse = openid_login(request, provider_id)
+    try:
+        response: HttpResponse = openid_login(request, provider_id)
+    except requests.RequestException as exc:
+        logger.warning("an OpenID provider is away", extra={"error": str(exc)})
+        name = issuers.name_of(provider_id)
+        messages.error(request, f"{name} does not answer. Try again in a minute.")
+        return redirect("account_login")
     if response.status_code != 302 or response["Location"].startswith("/"):
         return response
     return render(request, "registry/leave.html", {"url": response["Location"]})
