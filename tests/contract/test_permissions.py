@@ -24,7 +24,7 @@ from apps.executors import gateway
 from apps.executors.protocol import codec
 from apps.executors.protocol.messages import Request
 from apps.monitoring.models import AlertingRule
-from apps.registry import callers, remembered, services
+from apps.registry import callers, remembered, services, wrong_tokens
 from apps.registry.auth import system_actor
 from apps.registry.models import Membership, Organization, Permission, Role
 from apps.workflows.services import write_through
@@ -42,6 +42,7 @@ Json = dict[str, Any]
 
 NOBODY, UNKNOWN = "nobody", "an unknown key"
 STRANGER, STRANGE_KEY = "a person of another organization", "a key of another one"
+NEWCOMER = "a person of no organization"
 SCOPED = "a key for another application"
 KEYS = {f"a key with {p}": p for p in Permission.values if p != Permission.TOKEN_WRITE}
 # No key holds it, so a role does.
@@ -53,7 +54,10 @@ PEOPLE = {
     "a member": "carol",
     "an admin": "alice",
 }
-COLUMNS = (NOBODY, UNKNOWN, STRANGER, STRANGE_KEY, SCOPED, *KEYS, *PEOPLE)
+COLUMNS = (
+    *(NOBODY, UNKNOWN, STRANGER, STRANGE_KEY, NEWCOMER, SCOPED),
+    *(*KEYS, *PEOPLE),
+)
 
 
 @dataclass
@@ -81,36 +85,46 @@ class Row:
     is_personal: bool = False
 
 
-def everywhere(status: int, *columns: str) -> dict[str, int]:
-    return dict.fromkeys(columns, status)
-
-
 IDS = {"workflowIds": [WORKFLOW_ID]}
 WINDOW = {"startTime": "2026-01-01T00:00:00Z", "endTime": "2026-01-01T01:00:00Z"}
 ROWS: dict[str, Row] = {
     # People
     "registerUser": Row(
-        body={"name": "new_name"}, is_personal=True, otherwise={STRANGER: 409}
+        body={"name": "new_name"},
+        is_personal=True,
+        otherwise=dict.fromkeys((STRANGER, *PEOPLE), 409),
     ),
-    "getCurrentUser": Row(is_personal=True, otherwise={STRANGER: 200}),
-    "joinOrg": Row(body={"secret": INVITATION}, is_personal=True),
+    "getCurrentUser": Row(is_personal=True, otherwise={NEWCOMER: 404}),
+    "joinOrg": Row(
+        body={"secret": INVITATION},
+        is_personal=True,
+        otherwise=dict.fromkeys(PEOPLE, 409),
+    ),
     # The organization
     "getOrg": Row(),
     "updateOrg": Row(body={"auditLogRetentionDays": 30}),
-    "generateSecret": Row(),
+    "generateSecret": Row(
+        # It grants the member's role, which no key holds all of.
+        otherwise={SCOPED: 403, "a key with organization.write": 403},
+    ),
     "listMembers": Row(),
     "removeMember": Row({"username": "bob"}),
     "grantRole": Row({"username": "bob", "roleName": "nothing"}),
     "listDomainClaims": Row(),
     "requestDomainClaim": Row(body={"domain": "example.com"}),
-    "releaseDomainClaim": Row({"domain": "example.org"}),
+    "releaseDomainClaim": Row({"domain": "acme.example"}),
     "listRoles": Row(),
     "createRole": Row(body={"name": "auditors", "permissions": []}),
     "deleteRole": Row({"roleName": "unused"}),
     "listAuditLogs": Row(),
     "listPermissions": Row(),
     "listTokens": Row(),
-    "createToken": Row({"tokenName": "k2"}, body={"permissions": []}),
+    "createToken": Row(
+        {"tokenName": "k2"},
+        body={"permissions": ["websocket.connect"]},
+        # Nobody grants what they do not hold.
+        otherwise={WRITES_TOKENS: 403},
+    ),
     "deleteToken": Row({"tokenName": "k1"}),
     "renameToken": Row({"tokenName": "k1"}, body={"newName": "k9"}),
     "getImportPolicy": Row(),
@@ -130,7 +144,8 @@ ROWS: dict[str, Row] = {
     "retryRecovery": Row(),
     # Metrics, alerting and autoscaling
     "listMetrics": Row(query=WINDOW),
-    "scrapeMetrics": Row(),
+    # Which organization, its path does not say.
+    "scrapeMetrics": Row(otherwise={NEWCOMER: 400}),
     "listAlertingRules": Row(),
     "createAlertingRule": Row(
         body={
@@ -188,19 +203,20 @@ def test_every_operation_has_a_row() -> None:
 def expected(name: str, row: Row, column: str, held: frozenset[str]) -> int:
     """The status that the rules give."""
     _, path, operation = OPERATIONS[name]
+    success = min(int(code) for code in operation["responses"] if code != "default")
     if column in (NOBODY, UNKNOWN):
         return 401
     if column in row.otherwise:
         return row.otherwise[column]
-    if row.is_personal and column not in (*PEOPLE, STRANGER):
-        return 403
-    if column in (STRANGER, STRANGE_KEY) and "{orgName}" in path:
+    if row.is_personal:
+        return success if column in (STRANGER, NEWCOMER, *PEOPLE) else 403
+    if column in (STRANGER, STRANGE_KEY, NEWCOMER) and "{orgName}" in path:
         return 404
     if column == SCOPED and "{appName}" in path:
         return 403
     if operation["x-permission"] not in (None, *held):
         return 403
-    return min(int(code) for code in operation["responses"] if code != "default")
+    return success
 
 
 @pytest.mark.parametrize("name", sorted(OPERATIONS.keys() & ROWS.keys()))
@@ -234,6 +250,7 @@ def _ask(everybody: Everybody, name: str, row: Row, column: str) -> int:
         headers["authorization"] = f"Bearer {token}"
     everybody.sent.clear()
     remembered.forget()
+    wrong_tokens.forget()
     with transaction.atomic():
         response = Client(headers=headers).generic(
             method,
@@ -260,7 +277,10 @@ def everybody(db: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Everybody]:
     users = {
         token: world.users[PEOPLE[c]] for c, token in tokens.items() if c in PEOPLE
     }
-    users[tokens[STRANGER]] = world.users["mallory"]
+    users |= {
+        tokens[STRANGER]: world.users["mallory"],
+        tokens[NEWCOMER]: world.users["sam"],
+    }
     monkeypatch.setattr(callers, "find_user_by_token", users.get)
     monkeypatch.setattr(write_through, "remember", lambda *_: None)
     monkeypatch.setattr(write_through, "forget", lambda *_: None)
@@ -272,7 +292,7 @@ def everybody(db: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Everybody]:
 def _credentials(world: World) -> tuple[dict[str, str], dict[str, frozenset[str]]]:
     acme = system_actor(world.acme)
     other = system_actor(Organization.objects.get(name="other"))
-    billing = services.create_application(actor=acme, name="billing")
+    services.create_application(actor=acme, name="billing")
     all_of_a_key = [p for p in Permission.values if p != Permission.TOKEN_WRITE]
 
     def key(column: str, permissions: list[str], **more: Any) -> str:
@@ -291,8 +311,9 @@ def _credentials(world: World) -> tuple[dict[str, str], dict[str, frozenset[str]
         NOBODY: "",
         UNKNOWN: f"dbos_{'x' * 8}_{'y' * 43}",
         STRANGER: "token-of-mallory",
+        NEWCOMER: "token-of-sam",
         STRANGE_KEY: key(STRANGE_KEY, all_of_a_key, actor=other),
-        SCOPED: key(SCOPED, all_of_a_key, applications=[billing]),
+        SCOPED: key(SCOPED, all_of_a_key, application_names=["billing"]),
         **{column: key(column, [p]) for column, p in KEYS.items()},
         **{column: f"token-of-{name}" for column, name in PEOPLE.items()},
     }
