@@ -108,6 +108,11 @@ def test_every_operation_says_its_permission() -> None:
         assert "x-permission" in one, name
 
 
+def test_every_operation_is_described() -> None:
+    for name, (_, _, one) in SERVED.items():
+        assert one.get("description"), f"{name}: its function needs a docstring"
+
+
 @pytest.mark.parametrize("name", sorted(THEIRS.keys() & SERVED.keys()))
 def test_operation_is_as_the_contract_has_it(name: str) -> None:
     method, path, wanted = THEIRS[name]

@@ -74,6 +74,7 @@ class PatchAppInputBody(Input):
     response=list[Application],
 )
 def list_apps(request: HttpRequest, path: Path[InOrg]) -> list[Application]:
+    """All that the caller may see; of a key for some applications, those."""
     actor = actor_in(request, path.org_name)
     actor.require(Permission.APPLICATION_READ)
     found = selectors.applications_of(actor)
@@ -92,6 +93,7 @@ def list_apps(request: HttpRequest, path: Path[InOrg]) -> list[Application]:
     response=Application,
 )
 def get_app(request: HttpRequest, path: Path[InApp]) -> Application:
+    """One application, with whether an executor of it is connected."""
     _, application = application_in(request, path, Permission.APPLICATION_READ)
     languages = _healthy(application.pk).values_list("language", flat=True)
     return _written(application, languages.first())

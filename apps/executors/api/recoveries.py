@@ -136,6 +136,7 @@ def list_recoveries(
     is_extension=True,
 )
 def get_recovery(request: HttpRequest, path: Path[InRecovery]) -> RecoveryDetail:
+    """One dead executor: what it left behind, and what became of it."""
     _, application = application_in(request, path, Permission.APPLICATION_READ)
     row = _get(application, path.recovery_id)
     attempts = row.attempt_set.order_by("-id")[:ATTEMPTS_LIMIT]

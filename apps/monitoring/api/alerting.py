@@ -126,6 +126,7 @@ class AlertingRule(Output):
     response=list[AlertingRule],
 )
 def list_alerting_rules(request: HttpRequest, path: Path[InApp]) -> list[AlertingRule]:
+    """The oldest first."""
     _, application = application_in(request, path, Permission.APPLICATION_READ)
     return [_written(row) for row in selectors.alerting_rules_of(application)]
 
@@ -143,6 +144,8 @@ def list_alerting_rules(request: HttpRequest, path: Path[InApp]) -> list[Alertin
 def create_alerting_rule(
     request: HttpRequest, path: Path[InApp], body: CreateAlertInputBody
 ) -> AlertingRule:
+    """What is to be told, and to which application. It is told from the next time
+    on."""
     actor, application = application_in(request, path, None)
     rule = alerting.create_rule(
         actor=actor,
@@ -165,6 +168,7 @@ def create_alerting_rule(
     status=204,
 )
 def delete_alerting_rule(request: HttpRequest, path: Path[InRule]) -> None:
+    """Nobody is told by it again."""
     actor, application = application_in(request, path, None)
     alerting.delete_rule(actor=actor, application=application, rule_id=path.rule_id)
 

@@ -72,6 +72,7 @@ class QueueAutoscale(Output):
     response=PolicyOutputBody,
 )
 def get_autoscaling_policy(request: HttpRequest, path: Path[InApp]) -> PolicyOutputBody:
+    """404 where the application has none."""
     _, application = application_in(request, path, Permission.APPLICATION_READ)
     return _written(selectors.autoscaling_policy_of(application))
 
@@ -114,6 +115,7 @@ def set_autoscaling_policy(
     status=204,
 )
 def delete_autoscaling_policy(request: HttpRequest, path: Path[InApp]) -> None:
+    """Also where there is none."""
     actor, application = application_in(request, path, None)
     autoscaling.delete_policy(actor=actor, application=application)
 

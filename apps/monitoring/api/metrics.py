@@ -64,6 +64,7 @@ class Scraped(Params):
 def list_metrics(
     request: HttpRequest, path: Path[InApp], query: Query[Range]
 ) -> list[Metric]:
+    """What was counted of workflows, steps and recoveries within a time."""
     _, application = application_in(request, path, Permission.METRIC_READ)
     granularity, counts = selectors.counts_between(
         application, query.start_time, query.end_time

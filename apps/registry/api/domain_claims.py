@@ -74,6 +74,7 @@ class RequestDomainClaimInputBody(Input):
 def list_domain_claims(
     request: HttpRequest, path: Path[InOrg]
 ) -> ListDomainClaimsOutputBody:
+    """The domains whose people join this organization, and those it has asked for."""
     rows = selectors.domain_claims_of(actor_in(request, path.org_name))
     return ListDomainClaimsOutputBody(claims=[DomainClaim.of(row) for row in rows])
 
@@ -92,6 +93,8 @@ def list_domain_claims(
 def request_domain_claim(
     request: HttpRequest, path: Path[InOrg], body: RequestDomainClaimInputBody
 ) -> DomainClaim:
+    """Approved at once if the caller proves it, else by staff. People with a verified
+    address of an approved domain join by themselves."""
     row = services.request_domain_claim(
         actor=actor_in(request, path.org_name), domain=body.domain
     )
@@ -109,6 +112,7 @@ def request_domain_claim(
     needs_accounts=True,
 )
 def release_domain_claim(request: HttpRequest, path: Path[InDomainClaim]) -> None:
+    """Its people join no more by themselves. Who has joined stays."""
     services.release_domain_claim(
         actor=actor_in(request, path.org_name), domain=path.domain
     )

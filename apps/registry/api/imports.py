@@ -38,6 +38,7 @@ class ImportPolicyInputBody(Input):
     is_extension=True,
 )
 def get_import_policy(request: HttpRequest, path: Path[InOrg]) -> ImportPolicy:
+    """Whether workflows that other Conductors exported may be imported."""
     actor = actor_in(request, path.org_name)
     actor.require(Permission.ORGANIZATION_READ)
     allowed = selectors.allows_unsigned_imports(actor.organization)

@@ -62,6 +62,7 @@ class GenerateSecretOutputBody(Output):
     needs_accounts=True,
 )
 def list_members(request: HttpRequest, path: Path[InOrg]) -> OrgMembers:
+    """Every member by their name, with their role."""
     members = selectors.memberships_of(actor_in(request, path.org_name))
     return OrgMembers(
         org_name=path.org_name,
@@ -80,6 +81,7 @@ def list_members(request: HttpRequest, path: Path[InOrg]) -> OrgMembers:
     needs_accounts=True,
 )
 def remove_member(request: HttpRequest, path: Path[InMember]) -> Member:
+    """Returns who they were. The last admin stays."""
     row = services.remove_member(
         actor=actor_in(request, path.org_name), username=path.username
     )
@@ -107,6 +109,7 @@ def remove_member(request: HttpRequest, path: Path[InMember]) -> Member:
     needs_accounts=True,
 )
 def grant_role(request: HttpRequest, path: Path[InMemberRole]) -> None:
+    """The member's one role from now on. The last admin stays one."""
     services.change_role(
         actor=actor_in(request, path.org_name),
         username=path.username,

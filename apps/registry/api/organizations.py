@@ -57,6 +57,7 @@ class UpdateOrgInputBody(Input):
     needs_accounts=True,
 )
 def get_org(request: HttpRequest, path: Path[InOrg]) -> Organization:
+    """The organization. Its limits are those of a plan that has none."""
     actor = actor_in(request, path.org_name)
     actor.require(Permission.ORGANIZATION_READ)
     row = actor.organization
@@ -88,6 +89,7 @@ def get_org(request: HttpRequest, path: Path[InOrg]) -> Organization:
 def update_org(
     request: HttpRequest, path: Path[InOrg], body: UpdateOrgInputBody
 ) -> None:
+    """What is left out stays as it is."""
     changes: services.OrganizationChanges = {}
     if body.new_name is not None:
         changes["name"] = body.new_name

@@ -53,6 +53,7 @@ class CreateRoleOutputBody(Output):
     response=list[str],
 )
 def list_permissions(request: HttpRequest, path: Path[InOrg]) -> list[str]:
+    """Every permission there is, for roles and keys."""
     actor_in(request, path.org_name)
     return sorted(Permission.values)
 
@@ -68,6 +69,7 @@ def list_permissions(request: HttpRequest, path: Path[InOrg]) -> list[str]:
     needs_accounts=True,
 )
 def list_roles(request: HttpRequest, path: Path[InOrg]) -> list[RoleOutput]:
+    """The built-in roles and the organization's own."""
     actor = actor_in(request, path.org_name)
     actor.require(Permission.ORGANIZATION_READ)
     return [RoleOutput.of(row) for row in selectors.roles_of(actor.organization)]
@@ -88,6 +90,7 @@ def list_roles(request: HttpRequest, path: Path[InOrg]) -> list[RoleOutput]:
 def create_role(
     request: HttpRequest, path: Path[InOrg], body: CreateRoleInputBody
 ) -> HttpResponse:
+    """A set of permissions under a name. Nobody puts into it what they do not hold."""
     row = services.create_role(
         actor=actor_in(request, path.org_name),
         name=body.name,
@@ -108,4 +111,5 @@ def create_role(
     needs_accounts=True,
 )
 def delete_role(request: HttpRequest, path: Path[InRole]) -> None:
+    """One of the organization's own that no member has."""
     services.delete_role(actor=actor_in(request, path.org_name), name=path.role_name)

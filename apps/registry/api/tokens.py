@@ -104,6 +104,8 @@ def create_token(
     path: Path[InToken],
     body: CreateTokenInputBody | None = None,
 ) -> TokenCreated:
+    """A key, whose secret is in this answer and never again. Without permissions it may
+    connect executors and nothing else; without applications it is for all."""
     row, secret = services.create_api_key(
         actor=actor_in(request, path.org_name),
         name=path.token_name,
@@ -127,6 +129,7 @@ def create_token(
 def rename_token(
     request: HttpRequest, path: Path[InToken], body: RenameTokenInputBody
 ) -> None:
+    """Under a new name; the secret stays."""
     services.rename_api_key(
         actor=actor_in(request, path.org_name),
         name=path.token_name,
@@ -144,6 +147,7 @@ def rename_token(
     status=204,
 )
 def delete_token(request: HttpRequest, path: Path[InToken]) -> None:
+    """What used the key is refused from now on."""
     services.delete_api_key(
         actor=actor_in(request, path.org_name), name=path.token_name
     )

@@ -56,6 +56,8 @@ class UserProfile(Output):
 def register_user(
     request: HttpRequest, body: RegisterUserInputBody
 ) -> RegisterUserOutputBody:
+    """A person's first call: they join by a secret or by their address's domain, or get
+    an organization of their own."""
     user = person_of(request)
     services.register_user(
         user=user,
@@ -80,6 +82,7 @@ def register_user(
     needs_accounts=True,
 )
 def get_current_user(request: HttpRequest) -> UserProfile:
+    """Who calls, and their organization. A key is nobody."""
     membership = selectors.home_of(person_of(request))
     if membership is None:
         raise errors.NotFound("You belong to no organization yet: register first.")

@@ -147,6 +147,7 @@ class StepAggregatesBody(Input):
 async def get_workflow_aggregates(
     request: HttpRequest, path: Path[InApp], body: WorkflowAggregatesBody | None = None
 ) -> list[WorkflowAggregate]:
+    """Counts, waits and latencies of workflows, in groups and by time."""
     groups = await _groups(request, path, body or WorkflowAggregatesBody())
     return schemas.workflow_aggregates(groups)
 
@@ -163,6 +164,7 @@ async def get_workflow_aggregates(
 async def get_step_aggregates(
     request: HttpRequest, path: Path[InApp], body: StepAggregatesBody | None = None
 ) -> list[StepAggregate]:
+    """Counts and longest durations of steps, in groups and by time."""
     groups = await _groups(request, path, body or StepAggregatesBody())
     return schemas.step_aggregates(groups)
 

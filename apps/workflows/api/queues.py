@@ -74,6 +74,7 @@ async def list_queues(request: HttpRequest, path: Path[InApp]) -> list[Queue]:
     response=Queue,
 )
 async def get_queue(request: HttpRequest, path: Path[InQueue]) -> Queue:
+    """One queue as the application has it registered."""
     _, application = await aapplication_in(request, path, Permission.APPLICATION_READ)
     reply = await gateway.aask(application, messages.GetQueue(name=path.queue_name))
     if reply.output is None:

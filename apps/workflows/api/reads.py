@@ -67,6 +67,8 @@ class StepsQuery(Params):
 async def list_workflows(
     request: HttpRequest, path: Path[InApp], query: Query[WorkflowsQuery]
 ) -> HttpResponseBase:
+    """Workflows of one status or name, the oldest first unless asked otherwise. Without
+    a limit: all."""
     application = await _application(request, path)
     filters = messages.ListWorkflows(
         status=(query.status,) if query.status else (),
@@ -83,6 +85,7 @@ async def list_workflows(
 async def search_workflows(
     request: HttpRequest, path: Path[InApp], body: WorkflowSearchBody | None = None
 ) -> HttpResponseBase:
+    """Workflows that pass every filter given. Without a limit: all."""
     application = await _application(request, path)
     wanted = (body or WorkflowSearchBody()).search()
     return answer(await _workflows(application, wanted))
@@ -118,6 +121,7 @@ async def _workflows(
 async def get_workflow(
     request: HttpRequest, path: Path[InWorkflow]
 ) -> HttpResponseBase:
+    """One workflow with its input, its output and its error."""
     application = await _application(request, path)
     is_open = not application.private_mode
 
@@ -144,6 +148,7 @@ async def get_workflow(
 async def list_workflow_steps(
     request: HttpRequest, path: Path[InWorkflow], query: Query[StepsQuery]
 ) -> HttpResponseBase:
+    """The steps that have ended, in their order."""
     application = await _application(request, path)
     limit, offset = bounded(query.limit, query.offset)
     return answer(await _steps(application, path.workflow_id, limit, offset))
@@ -185,6 +190,7 @@ async def _steps(
 async def list_workflow_events(
     request: HttpRequest, path: Path[InWorkflow]
 ) -> list[Event]:
+    """What the workflow has set for others to read, by its key."""
     asked = messages.GetWorkflowEvents(workflow_id=path.workflow_id)
     return schemas.events(await _payloads(request, path, asked, "events"))
 
@@ -198,6 +204,7 @@ async def list_workflow_events(
 async def list_workflow_notifications(
     request: HttpRequest, path: Path[InWorkflow]
 ) -> list[Notification]:
+    """What was sent to the workflow, and whether it has taken it."""
     asked = messages.GetWorkflowNotifications(workflow_id=path.workflow_id)
     found = await _payloads(request, path, asked, "notifications")
     return schemas.notifications(found)
@@ -207,6 +214,7 @@ async def list_workflow_notifications(
 async def list_workflow_streams(
     request: HttpRequest, path: Path[InWorkflow]
 ) -> list[StreamEntry]:
+    """What the workflow has written to its streams."""
     asked = messages.GetWorkflowStreams(workflow_id=path.workflow_id)
     return schemas.streams(await _payloads(request, path, asked, "streams"))
 

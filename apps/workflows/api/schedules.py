@@ -98,6 +98,7 @@ async def list_schedules(
     response=Schedule,
 )
 async def get_schedule(request: HttpRequest, path: Path[InSchedule]) -> Schedule:
+    """One schedule with its state and its context."""
     _, application = await aapplication_in(request, path, Permission.APPLICATION_READ)
     load_context = not application.private_mode
     question = messages.GetSchedule(
