@@ -69,5 +69,7 @@ def build_logging(*, level: str, log_format: str) -> dict[str, Any]:
             "django.server": {"handlers": ["stderr"], "propagate": False},
             "daphne.http_protocol": {"level": "WARNING"},
             "celery": {"level": "WARNING"},
+            # A line for each step of each request.
+            "mcp": {"level": "WARNING"},
         },
     }
