@@ -327,7 +327,6 @@ def _credentials(world: World) -> tuple[dict[str, str], dict[str, frozenset[str]
 
 def _furnish(world: World) -> None:
     """What the rows need to be there."""
-    Role.objects.create(organization=world.acme, name="unused", permissions=[])
     Organization.objects.filter(pk=world.acme.pk).update(allows_unsigned_imports=True)
 
 
