@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
-from django.db.models import OuterRef, Subquery
+from django.db.models import OuterRef, QuerySet, Subquery
 from django.http import HttpRequest
 from ninja import Path, Router
 
@@ -151,7 +151,7 @@ def delete_app(request: HttpRequest, path: Path[InApp]) -> None:
     services.delete_application(actor=actor, application=application)
 
 
-def _healthy(application: Any) -> Any:
+def _healthy(application: int | OuterRef) -> QuerySet[Executor]:
     return Executor.objects.filter(
         application=application, state=Executor.State.HEALTHY
     ).order_by()
