@@ -71,6 +71,11 @@ def organization_create(request: HttpRequest) -> HttpResponse:
     user = auth.signed_in_user(request)
     if settings.CONDUCTOR_AUTH == "none":
         raise errors.NotFound("There is one organization.")
+    if settings.CONDUCTOR_SIGNUP != "open" and not user.memberships.exists():
+        # Another provider vouches for people who may not sign up here.
+        raise errors.Forbidden(
+            "People join by invitation here. Ask an admin of an organization for one."
+        )
     form = forms.OrganizationForm(request.POST or None)
     if request.method == "POST" and form.is_valid():
         try:

@@ -18,7 +18,7 @@ from apps import errors
 from apps.registry import issuers, remembered, wrong_tokens
 from apps.registry.tokens import find_user_by_token
 from tests.issuer import Provider, new_key, running
-from tests.world import World, make_world
+from tests.world import INVITATION, World, make_world
 
 pytestmark = pytest.mark.django_db
 
@@ -97,6 +97,46 @@ def test_unknown_person_is_somebody_without_membership(
     assert not user.memberships.exists()
     assert find_user_by_token(provider.mint()) == user
     assert call(provider.mint()).status_code == 404
+
+
+def test_unknown_person_registers_over_the_api(
+    provider: Provider, world: World
+) -> None:
+    provider.person = dict(EVE)
+
+    assert register(provider.mint(), name="eve_1").status_code == 201
+
+    user = User.objects.get(username="eve_1")
+    assert user.memberships.get().organization.name == "eve_1"
+
+
+def test_unknown_person_registers_by_invitation_only_where_that_is_so(
+    provider: Provider, world: World, settings: Any
+) -> None:
+    settings.CONDUCTOR_SIGNUP = "invite"
+    provider.person = dict(EVE)
+
+    assert register(provider.mint(), name="eve_1").status_code == 403
+    eve = User.objects.get(email="eve@example.com")
+    client = Client()
+    client.force_login(eve, "django.contrib.auth.backends.ModelBackend")
+    assert client.post("/new-organization/", {"name": "own"}).status_code == 403
+    assert not eve.memberships.exists()
+
+    invited = register(provider.mint(), name="eve_1", secret=INVITATION)
+
+    assert invited.status_code == 201
+    assert eve.memberships.get().organization == world.acme
+
+
+def register(token: str, **fields: str) -> Any:
+    remembered.forget()
+    return Client(raise_request_exception=False).post(
+        "/v2/users",
+        fields,
+        content_type="application/json",
+        HTTP_AUTHORIZATION=f"Bearer {token}",
+    )
 
 
 def test_unknown_person_is_nobody_where_signup_is_closed(

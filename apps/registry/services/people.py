@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from django.conf import settings
 from django.contrib.auth.models import User
 from django.db import transaction
 
@@ -30,7 +31,8 @@ def register_user(
     invitation's secret, else that which claimed their domain, else one of their own.
 
     Their names stay also where the secret opens nothing. Raises: Conflict for who is a
-    member already, or a name that is taken; as `accept_invitation`.
+    member already, or a name that is taken; Forbidden without a secret where people
+    join by invitation (`CONDUCTOR_SIGNUP`); as `accept_invitation`.
     """
     user = User.objects.get(pk=user.pk)
     if user.memberships.exists():
@@ -46,19 +48,26 @@ def register_user(
     if secret is not None:
         accept_invitation(user=user, secret=secret, traces=traces)
     else:
-        settle(user=user, wanted=name, traces=traces)
+        is_open = settings.CONDUCTOR_SIGNUP == "open"
+        settle(user=user, wanted=name, may_found=is_open, traces=traces)
 
 
-def settle(*, user: User, wanted: str, traces: Traces = NO_TRACES) -> None:
+def settle(
+    *, user: User, wanted: str, may_found: bool = True, traces: Traces = NO_TRACES
+) -> None:
     """Give a person their first organization: that which claimed the domain of a
     verified address of theirs, else one of their own, named like `wanted`. Raises:
-    Conflict for who has one."""
+    Conflict for who has one; Forbidden for who may found none."""
     with transaction.atomic():
         # Whoever registers twice at once gets one organization.
         User.objects.select_for_update().get(pk=user.pk)
         if Membership.objects.filter(user=user).exists():
             raise errors.Conflict("You are registered already.")
         if join_by_domain(user=user, traces=traces) is None:
+            if not may_found:
+                raise errors.Forbidden(
+                    "People join by invitation here. Send the secret of yours."
+                )
             name = free_organization_name(wanted)
             create_organization(user=user, name=name, traces=traces)
 
