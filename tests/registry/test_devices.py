@@ -10,6 +10,7 @@ import jwt
 import pytest
 from allauth.idp.oidc.models import Client as Program
 from allauth.idp.oidc.models import Token
+from django.contrib.auth.models import User
 from django.core.cache import cache
 from django.test import Client
 from django.utils import timezone
@@ -17,6 +18,7 @@ from django.utils import timezone
 from apps.registry import callers, remembered, services, signing, wrong_tokens
 from apps.registry.models import AuditEntry, Device, SigningKey
 from apps.registry.tokens import find_user_by_token
+from tests.registry.races import at_once, race
 from tests.world import World, make_world
 
 pytestmark = pytest.mark.django_db
@@ -71,6 +73,10 @@ class Terminal:
         key = f"allauth.idp.oidc.device_code[{started['device_code']}]"
         if entry := cache.get(key):
             cache.set(key, {**entry, "last_poll_at": 0}, 60)
+        return self.poll_now(started)
+
+    def poll_now(self, started: dict[str, Any]) -> Any:
+        """Ask for the tokens."""
         return self.post(
             "token_endpoint",
             grant_type=DEVICE_GRANT,
@@ -153,11 +159,7 @@ def test_impatient_program_is_told_to_slow_down() -> None:
     started = terminal.begin()
     terminal.poll(started)
 
-    again = terminal.post(
-        "token_endpoint", grant_type=DEVICE_GRANT, device_code=started["device_code"]
-    )
-
-    assert again.json()["error"] == "slow_down"
+    assert terminal.poll_now(started).json()["error"] == "slow_down"
 
 
 def test_denied_program_gets_nothing(world: World) -> None:
@@ -281,6 +283,56 @@ def test_expired_tokens_are_deleted_and_their_programs_with_them(world: World) -
     assert services.forget_expired_tokens() == 2
     assert [device.user for device in Device.objects.all()] == [world.users["alice"]]
     assert terminal.renew(tokens["refresh_token"]).json()["error"] == "invalid_grant"
+
+
+# --- At once -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def one_person(transactional_db: None) -> User:
+    Program.objects.get_or_create(
+        id="dbosctl",
+        defaults={
+            "name": "dbosctl",
+            "type": "public",
+            "grant_types": f"{DEVICE_GRANT}\nrefresh_token",
+            "scopes": "openid\noffline_access",
+        },
+    )
+    return User.objects.create_user("one", "one@example.com")
+
+
+@race
+def test_decision_is_not_lost_to_a_poll_at_the_same_time(one_person: User) -> None:
+    for _ in range(10):
+        cache.clear()
+        terminal = Terminal()
+        browser = Client()
+        browser.force_login(one_person, "django.contrib.auth.backends.ModelBackend")
+        started = terminal.begin()
+
+        at_once(
+            lambda b=browser, s=started: decide(b, s, "approve"),
+            lambda t=terminal, s=started: t.poll_now(s),
+        )
+
+        polled = terminal.poll(started).json()
+        assert polled.get("access_token") or polled["error"] == "invalid_grant"
+        assert Device.objects.filter(user=one_person).count() == 1
+        Device.objects.all().delete()
+
+
+@race
+def test_code_buys_tokens_once_for_two_at_the_same_time(one_person: User) -> None:
+    terminal = Terminal()
+    started = terminal.begin()
+    browser = Client()
+    browser.force_login(one_person, "django.contrib.auth.backends.ModelBackend")
+    decide(browser, started, "approve")
+
+    at_once(lambda: terminal.poll_now(started), lambda: terminal.poll_now(started))
+
+    assert Device.objects.count() == 1
 
 
 # --- Signing out -------------------------------------------------------------------
