@@ -413,9 +413,15 @@ def segment_path(path: str | bytes) -> str:
     return "/".join(quote(part, safe="") for part in parts)
 
 
+def _explain(request: HttpRequest, failure: errors.ConductorError) -> HttpResponse:
+    """Also leave the failure with the request, for the audit log."""
+    request.failure = failure  # type: ignore[attr-defined]
+    return problem_of(failure)
+
+
 def add_error_handlers(api: NinjaAPI) -> None:
     """Make every failure inside an operation a problem."""
-    api.exception_handler(errors.ConductorError)(lambda _, exc: problem_of(exc))
+    api.exception_handler(errors.ConductorError)(_explain)
     api.exception_handler(ValidationError)(lambda _, exc: problem_of_input(exc))
     api.exception_handler(HttpError)(lambda _, exc: problem(exc.status_code, str(exc)))
 

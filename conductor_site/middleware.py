@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import re
+import uuid
 from collections.abc import Callable
 from inspect import iscoroutinefunction
 from typing import Any, cast
@@ -30,7 +32,7 @@ from apps import errors
 from apps.api import as_problem, problem, problem_of, segment_path
 from apps.registry import callers
 from apps.registry.callers import ApiRequest, Caller
-from conductor_site import api
+from conductor_site import api, refusals
 from conductor_site.edge import is_api_path
 
 logger = logging.getLogger(__name__)
@@ -50,6 +52,8 @@ API_HEADERS = {
     "X-Frame-Options": "DENY",
 }
 
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,64}")
+
 _STATUS: tuple[tuple[type[errors.ConductorError], int], ...] = (
     (errors.InvalidInput, 422),
     (errors.Conflict, 409),
@@ -58,6 +62,27 @@ _STATUS: tuple[tuple[type[errors.ConductorError], int], ...] = (
     (errors.ExecutorRefused, 502),
     (errors.ConductorError, 500),
 )
+
+
+def name_request(request: HttpRequest) -> str:
+    """Return the id that the audit log has of a request: its own where that is sane."""
+    given = request.META.get("HTTP_X_REQUEST_ID", "")
+    request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+    request.META["HTTP_X_REQUEST_ID"] = request_id
+    return request_id
+
+
+class RequestIdMiddleware:
+    """Tells every page's id back; the API does so itself."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        request_id = name_request(request)
+        response = self.get_response(request)
+        response.headers["X-Request-Id"] = request_id
+        return response
 
 
 @sync_and_async_middleware
@@ -83,6 +108,7 @@ def api_middleware(get_response: Any) -> Any:
 
 def answer(request: HttpRequest) -> HttpResponseBase:
     """Answer one request of the HTTP API; for threads."""
+    name_request(request)
     try:
         match = _route(request)
         _tell_caller(request, callers.authenticate(request))
@@ -90,6 +116,8 @@ def answer(request: HttpRequest) -> HttpResponseBase:
         if iscoroutinefunction(view):
             view = async_to_sync(view)
         response = view(request, *match.args, **match.kwargs)
+        if failure := getattr(request, "failure", None):
+            refusals.record(request, failure)
     except Exception as exc:
         response = _explain_api(exc)
     return _finish_api(request, response)
@@ -97,6 +125,7 @@ def answer(request: HttpRequest) -> HttpResponseBase:
 
 async def aanswer(request: HttpRequest) -> HttpResponseBase:
     """`answer`, for the event loop."""
+    name_request(request)
     try:
         match = _route(request)
         _tell_caller(request, await callers.aauthenticate(request))
@@ -104,6 +133,8 @@ async def aanswer(request: HttpRequest) -> HttpResponseBase:
         if not iscoroutinefunction(view):
             view = sync_to_async(view)
         response = await view(request, *match.args, **match.kwargs)
+        if failure := getattr(request, "failure", None):
+            await sync_to_async(refusals.record)(request, failure)
     except Exception as exc:
         response = _explain_api(exc)
     return _finish_api(request, response)
@@ -158,6 +189,7 @@ def _finish_api(request: HttpRequest, response: HttpResponseBase) -> HttpRespons
     response = as_problem(response)
     if isinstance(response, HttpResponse) and response.status_code not in (204, 304):
         response.headers.setdefault("Content-Length", str(len(response.content)))
+    response.headers["X-Request-Id"] = request.META["HTTP_X_REQUEST_ID"]
     for name, value in API_HEADERS.items():
         response.headers.setdefault(name, value)
     if settings.SECURE_HSTS_SECONDS and request.is_secure():
@@ -214,6 +246,8 @@ class ErrorTranslationMiddleware:
     def process_exception(
         self, request: HttpRequest, exception: Exception
     ) -> HttpResponse | None:
+        if isinstance(exception, errors.ConductorError):
+            refusals.record(request, exception)
         if isinstance(exception, errors.NotSignedIn):
             return redirect_to_login(request.get_full_path())
         if isinstance(exception, errors.NotFound):

@@ -169,6 +169,7 @@ INSTALLED_APPS = [
 MIDDLEWARE = [
     # First, for it hands on nothing of the HTTP API.
     "conductor_site.middleware.api_middleware",
+    "conductor_site.middleware.RequestIdMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "conductor_site.middleware.SecurityHeadersMiddleware",

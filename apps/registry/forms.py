@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from django import forms
@@ -11,13 +11,15 @@ from django.utils import timezone
 from apps.registry.auth import Actor
 from apps.registry.models import (
     Application,
+    AuditEntry,
     Permission,
     Role,
     application_name,
     organization_name,
     role_name,
 )
-from apps.registry.selectors import applications_of, roles_of
+from apps.registry.operations import Operation
+from apps.registry.selectors import AuditFilter, applications_of, roles_of
 
 PERMISSION_WORDS = {
     Permission.WEBSOCKET_CONNECT: "Connect executors",
@@ -184,3 +186,53 @@ class MemberRoleForm(StyledForm):
     def __init__(self, *args: Any, actor: Actor, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.fields["role"].queryset = roles_of(actor.organization)  # type: ignore[attr-defined]
+
+
+class AuditCursorField(forms.RegexField):
+    """A place in the log: when its entry was written, in microseconds since the epoch,
+    and its number."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(regex=r"\A\d{1,17}-\d{1,18}\Z", **options)
+
+    @staticmethod
+    def write(entry: AuditEntry) -> str:
+        since = entry.emitted_at - datetime(1970, 1, 1, tzinfo=UTC)
+        return f"{since // timedelta(microseconds=1)}-{entry.sequence}"
+
+    def clean(self, value: Any) -> Any:
+        text = super().clean(value)
+        if not text:
+            return None
+        micros, _, sequence = text.partition("-")
+        since = timedelta(microseconds=int(micros))
+        return datetime(1970, 1, 1, tzinfo=UTC) + since, int(sequence)
+
+
+class AuditFilterForm(StyledForm):
+    """The audit log's filters, all optional, all in the query string. Times are UTC."""
+
+    operation = forms.ChoiceField(
+        choices=[("", "Any"), *((one.value, one.value) for one in Operation)],
+        required=False,
+    )
+    subject = forms.CharField(label="By", max_length=254, required=False)
+    target = forms.CharField(max_length=512, required=False, strip=False)
+    start = forms.DateTimeField(label="From (UTC)", required=False)
+    end = forms.DateTimeField(label="Before (UTC)", required=False)
+    cursor = AuditCursorField(label="Page", required=False)
+
+    @property
+    def is_filtered(self) -> bool:
+        names = ("operation", "subject", "target", "start", "end")
+        return any(self[name].value() for name in names)
+
+    def chosen(self) -> AuditFilter:
+        """Only of a valid form."""
+        data = self.cleaned_data
+        return AuditFilter(
+            **{
+                name: data[name] or None
+                for name in ("operation", "subject", "target", "start", "end")
+            }
+        )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
 from allauth.account.models import EmailAddress
 from django.contrib.auth.models import AbstractBaseUser, AnonymousUser, User
-from django.db.models import F, QuerySet
+from django.db.models import F, Q, QuerySet
 from django.utils import timezone
 
 from apps import errors
@@ -16,6 +17,7 @@ from apps.registry.keys import hash_secret
 from apps.registry.models import (
     ApiKey,
     Application,
+    AuditChain,
     AuditEntry,
     Device,
     DomainClaim,
@@ -196,12 +198,53 @@ def allows_unsigned_imports(organization: Organization) -> bool:
     ).exists()
 
 
-def audit_entries_of(
-    actor: Actor, *, before_id: int | None = None
-) -> QuerySet[AuditEntry]:
-    """Newest first; `before_id` continues a page."""
+# --- The audit log -------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class AuditFilter:
+    """Which entries; None leaves a thing open. `start` is within, `end` is not;
+    `subject` is a name or an id, `target` an id."""
+
+    start: datetime | None = None
+    end: datetime | None = None
+    operation: str | None = None
+    subject: str | None = None
+    target: str | None = None
+
+
+def audit_entries_of(actor: Actor, chosen: AuditFilter) -> QuerySet[AuditEntry]:
+    """Newest first."""
     actor.require(Permission.ORGANIZATION_READ)
     entries = AuditEntry.objects.filter(organization=actor.organization)
-    if before_id is not None:
-        entries = entries.filter(pk__lt=before_id)
-    return entries.order_by("-id")
+    if chosen.subject is not None:
+        entries = entries.filter(_is_subject(entries, chosen.subject))
+    if chosen.start is not None:
+        entries = entries.filter(emitted_at__gte=chosen.start)
+    if chosen.end is not None:
+        entries = entries.filter(emitted_at__lt=chosen.end)
+    if chosen.operation is not None:
+        entries = entries.filter(operation=chosen.operation)
+    if chosen.target is not None:
+        entries = entries.filter(target_id=chosen.target)
+    return entries.order_by("-emitted_at", "-sequence")
+
+
+def _is_subject(entries: QuerySet[AuditEntry], subject: str) -> Q:
+    """A name or an id. Hardly anything is both, and an index serves one alone."""
+    by_name, by_id = Q(subject_display=subject), Q(subject_id=subject)
+    if not entries.filter(by_id).exists():
+        return by_name
+    return by_name | by_id if entries.filter(by_name).exists() else by_id
+
+
+def audit_entries_before(
+    entries: QuerySet[AuditEntry], emitted_at: datetime, sequence: int
+) -> QuerySet[AuditEntry]:
+    """Continue a page after this entry."""
+    earlier = Q(emitted_at__lt=emitted_at) | Q(sequence__lt=sequence)
+    return entries.filter(earlier, emitted_at__lte=emitted_at)
+
+
+def audit_chain_of(organization: Organization) -> AuditChain | None:
+    return AuditChain.objects.filter(organization=organization).first()

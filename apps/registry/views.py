@@ -27,6 +27,7 @@ from apps.registry import auth, forms, issuers, provider, selectors, services
 from apps.registry.adapter import INVITATION_SESSION_KEY
 from apps.registry.auth import Actor
 from apps.registry.models import Application, Permission
+from apps.registry.selectors import AuditFilter
 
 logger = logging.getLogger(__name__)
 
@@ -463,15 +464,26 @@ def domain_claim_release(request: HttpRequest, org: str, domain: str) -> HttpRes
 @require_safe
 def audit_list(request: HttpRequest, org: str) -> HttpResponse:
     actor = auth.actor_for(request, org)
-    before = request.GET.get("before", "")
-    before_id = int(before) if before.isdecimal() and len(before) < 19 else None
-    entries = list(
-        selectors.audit_entries_of(actor, before_id=before_id)[: AUDIT_PAGE + 1]
-    )
-    older = entries[AUDIT_PAGE - 1].pk if len(entries) > AUDIT_PAGE else None
+    form = forms.AuditFilterForm(request.GET)
+    chosen = form.chosen() if form.is_valid() else AuditFilter()
+    entries = selectors.audit_entries_of(actor, chosen)
+    if place := form.cleaned_data.get("cursor"):
+        entries = selectors.audit_entries_before(entries, *place)
+    page = list(entries[: AUDIT_PAGE + 1]) if form.is_valid() else []
+    next_cursor = ""
+    if len(page) > AUDIT_PAGE:
+        next_cursor = forms.AuditCursorField.write(page[AUDIT_PAGE - 1])
     return _page(
         request,
         "registry/audit_list.html",
         actor,
-        {"entries": entries[:AUDIT_PAGE], "older": older, "active": "audit"},
+        {
+            "form": form,
+            "entries": page[:AUDIT_PAGE],
+            "chain": selectors.audit_chain_of(actor.organization),
+            "cursor": request.GET.get("cursor", ""),
+            "next_cursor": next_cursor,
+            "active": "audit",
+        },
+        status=200 if form.is_valid() else 422,
     )

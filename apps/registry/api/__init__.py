@@ -1,6 +1,7 @@
 """Operations of the HTTP API on the registry, one module for each kind of thing."""
 
 from apps.registry.api import (
+    audit,
     domain_claims,
     imports,
     members,
@@ -11,6 +12,7 @@ from apps.registry.api import (
 )
 
 routers = (
+    audit.router,
     domain_claims.router,
     imports.router,
     members.router,

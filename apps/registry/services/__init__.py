@@ -18,6 +18,7 @@ from apps.registry.services.audit import (
     expire_audit_entries,
     failure_audited,
     record_audit,
+    record_failure,
 )
 from apps.registry.services.devices import (
     decide_on_device,
@@ -90,6 +91,7 @@ __all__ = [
     "is_invited",
     "join_by_domain",
     "record_audit",
+    "record_failure",
     "register_application",
     "register_user",
     "release_domain_claim",

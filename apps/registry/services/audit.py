@@ -115,19 +115,40 @@ def failure_audited(
     try:
         yield
     except errors.ConductorError as exc:
-        if not exc.is_audited:
-            outcomes = AuditEntry.Outcome
-            is_denied = isinstance(exc, errors.Forbidden)
-            record_audit(
-                actor=actor,
-                operation=operation,
-                target_type=target_type,
-                target_id=target_id,
-                details={**details, "reason": keys.hide_secrets(exc.message)},
-                outcome=outcomes.DENIED if is_denied else outcomes.FAILURE,
-            )
-            exc.is_audited = True
+        record_failure(
+            exc,
+            actor=actor,
+            operation=operation,
+            target_type=target_type,
+            target_id=target_id,
+            details=details,
+        )
         raise
+
+
+def record_failure(
+    failure: errors.ConductorError,
+    *,
+    actor: Actor,
+    operation: Operation,
+    target_type: TargetType,
+    target_id: str,
+    details: dict[str, Any],
+) -> None:
+    """Write the entry of an attempt that was denied or failed, unless it has one."""
+    if failure.is_audited:
+        return
+    outcomes = AuditEntry.Outcome
+    is_denied = isinstance(failure, errors.Forbidden)
+    record_audit(
+        actor=actor,
+        operation=operation,
+        target_type=target_type,
+        target_id=target_id,
+        details={**details, "reason": keys.hide_secrets(failure.message)},
+        outcome=outcomes.DENIED if is_denied else outcomes.FAILURE,
+    )
+    failure.is_audited = True
 
 
 # --- Retention -----------------------------------------------------------------------
