@@ -102,6 +102,9 @@ class TokenEndpoint(_Endpoint, TokenView):  # type: ignore[misc]
     def post(self, request: HttpRequest) -> HttpResponse:
         services.take_turns(request.POST.get("client_id", ""))
         device = tokens.find_device_to_renew(request.POST.get("refresh_token", ""))
+        is_renewal = request.POST.get("grant_type") == Client.GrantType.REFRESH_TOKEN
+        if is_renewal and device is None:
+            return _refusal("invalid_grant")
         response: HttpResponse = super().post(request)
         if response.status_code == 200:
             issued = json.loads(response.content)

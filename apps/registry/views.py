@@ -338,6 +338,55 @@ def member_remove(request: HttpRequest, org: str, username: str) -> HttpResponse
     return redirect("registry:member_list", org=org)
 
 
+@require_POST
+def role_create(request: HttpRequest, org: str) -> HttpResponse:
+    actor = auth.actor_for(request, org)
+    form = forms.RoleForm(request.POST, actor=actor)
+    if form.is_valid():
+        try:
+            role = services.create_role(actor=actor, **form.cleaned_data)
+        except errors.Conflict as exc:
+            _explain(form, exc)
+        else:
+            messages.success(request, f"The role {role.name} can be given now.")
+            return redirect("registry:member_list", org=org)
+    else:
+        actor.require(Permission.ORGANIZATION_WRITE)
+    return _members_page(request, actor, role_form=form)
+
+
+@require_POST
+def role_delete(request: HttpRequest, org: str, role: str) -> HttpResponse:
+    services.delete_role(actor=auth.actor_for(request, org), name=role)
+    messages.success(request, f"The role {role} is gone.")
+    return redirect("registry:member_list", org=org)
+
+
+@require_POST
+def domain_claim_request(request: HttpRequest, org: str) -> HttpResponse:
+    actor = auth.actor_for(request, org)
+    form = forms.DomainClaimForm(request.POST)
+    if form.is_valid():
+        try:
+            claim = services.request_domain_claim(actor=actor, **form.cleaned_data)
+        except (errors.InvalidInput, errors.Conflict) as exc:
+            _explain(form, exc)
+        else:
+            state = claim.get_status_display().lower()
+            messages.success(request, f"The claim on {claim.domain} is {state}.")
+            return redirect("registry:member_list", org=org)
+    else:
+        actor.require(Permission.ORGANIZATION_WRITE)
+    return _members_page(request, actor, domain_form=form)
+
+
+@require_POST
+def domain_claim_release(request: HttpRequest, org: str, domain: str) -> HttpResponse:
+    services.release_domain_claim(actor=auth.actor_for(request, org), domain=domain)
+    messages.success(request, f"{domain} is no longer claimed.")
+    return redirect("registry:member_list", org=org)
+
+
 # --- One's own account -----------------------------------------------------------
 
 
@@ -407,55 +456,6 @@ def leave_for_provider(request: HttpRequest, provider_id: str) -> HttpResponse:
     if response.status_code != 302 or response["Location"].startswith("/"):
         return response
     return render(request, "registry/leave.html", {"url": response["Location"]})
-
-
-@require_POST
-def role_create(request: HttpRequest, org: str) -> HttpResponse:
-    actor = auth.actor_for(request, org)
-    form = forms.RoleForm(request.POST, actor=actor)
-    if form.is_valid():
-        try:
-            role = services.create_role(actor=actor, **form.cleaned_data)
-        except errors.Conflict as exc:
-            _explain(form, exc)
-        else:
-            messages.success(request, f"The role {role.name} can be given now.")
-            return redirect("registry:member_list", org=org)
-    else:
-        actor.require(Permission.ORGANIZATION_WRITE)
-    return _members_page(request, actor, role_form=form)
-
-
-@require_POST
-def role_delete(request: HttpRequest, org: str, role: str) -> HttpResponse:
-    services.delete_role(actor=auth.actor_for(request, org), name=role)
-    messages.success(request, f"The role {role} is gone.")
-    return redirect("registry:member_list", org=org)
-
-
-@require_POST
-def domain_claim_request(request: HttpRequest, org: str) -> HttpResponse:
-    actor = auth.actor_for(request, org)
-    form = forms.DomainClaimForm(request.POST)
-    if form.is_valid():
-        try:
-            claim = services.request_domain_claim(actor=actor, **form.cleaned_data)
-        except (errors.InvalidInput, errors.Conflict) as exc:
-            _explain(form, exc)
-        else:
-            state = claim.get_status_display().lower()
-            messages.success(request, f"The claim on {claim.domain} is {state}.")
-            return redirect("registry:member_list", org=org)
-    else:
-        actor.require(Permission.ORGANIZATION_WRITE)
-    return _members_page(request, actor, domain_form=form)
-
-
-@require_POST
-def domain_claim_release(request: HttpRequest, org: str, domain: str) -> HttpResponse:
-    services.release_domain_claim(actor=auth.actor_for(request, org), domain=domain)
-    messages.success(request, f"{domain} is no longer claimed.")
-    return redirect("registry:member_list", org=org)
 
 
 # --- Audit -----------------------------------------------------------------------

@@ -335,6 +335,35 @@ def test_code_buys_tokens_once_for_two_at_the_same_time(one_person: User) -> Non
     assert Device.objects.count() == 1
 
 
+@race
+def test_renewal_does_not_bring_back_who_is_signed_out(one_person: User) -> None:
+    for _ in range(5):
+        cache.clear()
+        terminal = Terminal()
+        browser = Client()
+        browser.force_login(one_person, "django.contrib.auth.backends.ModelBackend")
+        started = terminal.begin()
+        decide(browser, started, "approve")
+        old = terminal.poll(started).json()
+        path = f"/devices/{Device.objects.get().pk}/sign-out/"
+
+        at_once(
+            lambda b=browser, p=path: b.post(p),
+            lambda t=terminal, o=old: t.renew(o["refresh_token"]),
+        )
+
+        assert not Device.objects.exists()
+        assert not Token.objects.exists()
+
+
+def test_token_without_a_device_renews_nothing(world: World) -> None:
+    terminal, tokens = sign_in(world)
+    Device.objects.all().delete()
+
+    assert terminal.renew(tokens["refresh_token"]).json()["error"] == "invalid_grant"
+    assert not Device.objects.exists()
+
+
 # --- Signing out -------------------------------------------------------------------
 
 

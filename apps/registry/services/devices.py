@@ -45,10 +45,11 @@ def decide_on_device(
 
 
 def take_turns(client_id: str) -> None:
-    """Wait for other decisions and polls of a client; until the transaction ends.
+    """Wait for what else is done with a client's codes and tokens; until the
+    transaction ends.
 
     A poll notes in the same entry of the cache that it came, and would wipe out a
-    decision made meanwhile.
+    decision made meanwhile; a renewal would bring back who is being signed out.
     """
     Client.objects.select_for_update().filter(pk=client_id).first()
 
@@ -77,11 +78,16 @@ def renew_device(*, device: Device, access_token: Token, refresh_token: Token) -
 
 
 def sign_out_device(*, actors: Sequence[Actor], device: Device) -> None:
-    """Take a program's tokens away; recorded in each organization of the person."""
+    """Take a program's tokens away; recorded in each organization of the person. Safe
+    to run twice."""
     with transaction.atomic():
-        tokens = (device.access_token_id, device.refresh_token_id)
-        device.delete()
-        Token.objects.filter(pk__in=[pk for pk in tokens if pk is not None]).delete()
+        take_turns(device.client_id)
+        # The tokens that it has now: it may have renewed them a moment ago.
+        tokens = Device.objects.filter(pk=device.pk).values_list(
+            "access_token", "refresh_token"
+        )
+        Token.objects.filter(pk__in=[pk for pair in tokens for pk in pair]).delete()
+        Device.objects.filter(pk=device.pk).delete()
         for actor in actors:
             record_audit(
                 actor=actor,
