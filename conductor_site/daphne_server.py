@@ -127,15 +127,10 @@ def _log_access(protocol: str, action: str, details: dict[str, Any]) -> None:
     )
 
 
-def _problem(status: int, title: str) -> bytes:
-    body = {
-        "type": "about:blank",
-        "title": title,
-        "status": status,
-        "detail": title,
-        "error": title,
-    }
-    return json.dumps(body).encode()
+def _problem(status: int, detail: str, **more: str) -> bytes:
+    title = http.RESPONSES.get(status, b"Refused").decode()
+    body = {"type": "about:blank", "title": title, "status": status, "detail": detail}
+    return json.dumps(body | more).encode()
 
 
 def _refusal(status: int, path: str, detail: str) -> tuple[str, bytes]:
@@ -218,7 +213,8 @@ class ExecutorProtocol(WebSocketProtocol):  # type: ignore[misc]
         headers = [(b"content-type", b"application/problem+json")]
         for name, value in responseHeaders or []:
             headers.append((str(name).encode("latin1"), str(value).encode("latin1")))
-        self._send_response(code, headers, _problem(code, reason))
+        # They print `error`.
+        self._send_response(code, headers, _problem(code, reason, error=reason))
 
     def _send_response(
         self, status: int, headers: list[tuple[bytes, bytes]], body: bytes
