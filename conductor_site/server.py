@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 ROLES = ("all", "web", "worker", "beat")
 WAIT_SECS = 60.0
 RETRY_SECS = 2.0
+SWITCH_SECS = 0.0005
 
 
 class StartError(Exception):
@@ -275,6 +276,10 @@ def serve(listener: socket.socket, *, with_background: bool = False) -> int:
         gc.collect()
         gc.freeze()
         gc.set_threshold(50_000, 50, 100)
+        # Threads that read and write long answers hand the interpreter back sooner: a
+        # small request waits for it at each of its many steps (measured beside a list
+        # of 10,000: a third less).
+        sys.setswitchinterval(SWITCH_SECS)
 
     async def stop() -> None:
         if background is not None:

@@ -106,7 +106,9 @@ async def _workflows(
             with_output=wanted.filters.load_output,
         )
         body = await written(_WORKFLOWS, write, page.rows)
-        write_through.remember(application, page.rows, body)
+        if place is None:
+            # Of a long list the sync reads the rest, at its own pace.
+            write_through.remember(application, page.rows, body)
         if page.next is None:
             return Part(body)
         return Part(body, lambda: _workflows(application, wanted, page.next))
