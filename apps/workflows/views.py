@@ -145,8 +145,9 @@ def _ask_first(
 
 def _tell(request: HttpRequest, outcome: Outcome) -> None:
     """Raises: NotFound where there is no such workflow."""
-    if outcome.result == "missing":
-        raise errors.NotFound(outcome.sentence)
+    failure = commands.failure_of(outcome)
+    if isinstance(failure, errors.NotFound):
+        raise failure
     messages.add_message(request, _LEVELS[outcome.result], outcome.sentence)
 
 

@@ -185,9 +185,9 @@ def test_body_that_is_no_json_is_refused(api: Api, body: Any) -> None:
 def test_deleted_application_is_gone(api: Api) -> None:
     assert api.status("DELETE", "/apps/orders") == 204
 
+    assert last_entry()[:2] == ("application.delete", "success")
     assert api.status("GET", "/apps/orders") == 404
     assert api.status("DELETE", "/apps/orders") == 404
-    assert last_entry()[:2] == ("application.delete", "success")
 
 
 def test_executors_are_told_whole(api: Api, world: World) -> None:

@@ -419,7 +419,7 @@ def test_what_we_did_not_export_is_not_imported(
         assert problem(imported(served, foreign))[0] == 403, foreign
 
     assert executor.imported == []
-    assert audited()[-1][:2] == ("workflow.import", "failure")
+    assert audited()[-1][:2] == ("workflow.import", "denied")
 
 
 def test_organization_may_allow_what_others_exported(

@@ -8,7 +8,6 @@ from urllib.parse import quote
 from django.http import HttpRequest, HttpResponse
 from ninja import Path, Query, Router
 
-from apps import errors
 from apps.api import (
     Bool,
     ErrorDetail,
@@ -252,10 +251,8 @@ def export_workflow(
 
 def _judge(outcome: Outcome) -> None:
     """Raises: NotFound, ExecutorRefused."""
-    if outcome.result == "missing":
-        raise errors.NotFound(outcome.sentence)
-    if outcome.result in ("failed", "unknown"):
-        raise errors.ExecutorRefused(outcome.sentence)
+    if failure := commands.failure_of(outcome):
+        raise failure
 
 
 # --- Many workflows ----------------------------------------------------------------

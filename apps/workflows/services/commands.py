@@ -97,6 +97,20 @@ class Budget:
 Judge = Callable[[str, WorkflowRow | None], Outcome]
 
 
+def failure_of(outcome: Outcome) -> errors.ConductorError | None:
+    """What an order to one workflow failed with; its record says so already."""
+    failure: errors.ConductorError
+    match outcome.result:
+        case "missing":
+            failure = errors.NotFound(outcome.sentence)
+        case "failed" | "unknown":
+            failure = errors.ExecutorRefused(outcome.sentence)
+        case _:
+            return None
+    failure.is_audited = True
+    return failure
+
+
 # --- Cancel, resume, delete ----------------------------------------------------------
 
 

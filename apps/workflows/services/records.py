@@ -77,7 +77,9 @@ def recorded(
     try:
         yield record
     except errors.ConductorError as exc:
-        _close(command, record.details, exc.message)
+        is_denied = isinstance(exc, errors.Forbidden)
+        _close(command, record.details, exc.message, is_denied=is_denied)
+        exc.is_audited = True
         raise
     _close(command, record.details, record.failure)
 
@@ -94,10 +96,19 @@ def close_abandoned() -> int:
     )
 
 
-def _close(command: WorkflowCommand, details: dict[str, Any], failure: str) -> bool:
+def _close(
+    command: WorkflowCommand,
+    details: dict[str, Any],
+    failure: str,
+    *,
+    is_denied: bool = False,
+) -> bool:
     """From sent to done, or failed for a reason; whoever closes it audits it. Return
     False where somebody else did."""
     outcomes = AuditEntry.Outcome
+    outcome = outcomes.SUCCESS
+    if failure:
+        outcome = outcomes.DENIED if is_denied else outcomes.FAILURE
     row = WorkflowCommand.objects.filter(pk=command.pk)
     with transaction.atomic():
         closed = row.filter(state=State.SENT).update(
@@ -116,6 +127,6 @@ def _close(command: WorkflowCommand, details: dict[str, Any], failure: str) -> b
             target_type=TargetType(command.target_type),
             target_id=command.target_id,
             details={**details, "reason": failure} if failure else details,
-            outcome=outcomes.FAILURE if failure else outcomes.SUCCESS,
+            outcome=outcome,
         )
     return True
