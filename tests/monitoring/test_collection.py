@@ -120,7 +120,7 @@ def test_questions_are_of_one_minute_and_of_own_workflows(
 def test_a_minute_is_collected_once_it_has_settled(
     world: World, clock: Clock, collect: Collect
 ) -> None:
-    clock.time = NOON + timedelta(seconds=2)
+    clock.time = NOON + timedelta(seconds=4)
     collect()
     assert windows() == []
     clock.advance(seconds=1)
@@ -128,7 +128,7 @@ def test_a_minute_is_collected_once_it_has_settled(
 
     assert [one.starts_at for one in windows()] == [NOON - MINUTE]
     collect()
-    assert state().due_at == NOON + timedelta(seconds=63)
+    assert state().due_at == NOON + timedelta(seconds=65)
     clock.advance(seconds=60)
     collect()
     assert [one.starts_at for one in windows()] == [NOON - MINUTE, NOON]

@@ -13,6 +13,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from apps.executors.models import Executor
 from apps.monitoring import openmetrics
 from apps.monitoring.models import MetricCollection, MetricWindow
+from apps.registry import callers, services
 from apps.registry.models import Application
 from tests.monitoring.conftest import NOON, Clock, api, key_of
 from tests.world import World
@@ -207,6 +208,29 @@ def test_who_may_not_read_gets_a_problem(world: World) -> None:
         response = client.get("/v1/metrics")
         assert response.status_code == status
         assert response["Content-Type"] == "application/problem+json"
+
+
+def test_a_person_reads_the_one_organization_they_belong_to(
+    world: World, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep_everything(world)
+    alice = world.users["alice"]
+    monkeypatch.setattr(callers, "find_user_by_token", lambda _: alice)
+
+    assert ("step_success_rate", "pack") in scrape(api("a-token"))
+    services.create_organization(user=alice, name="second")
+    assert api("another-token").get("/v1/metrics").status_code == 400
+
+
+def test_without_accounts_everybody_reads_what_is_local(
+    world: World, settings: Any
+) -> None:
+    settings.CONDUCTOR_AUTH = "none"
+
+    response = api().get("/v1/metrics")
+
+    assert response.status_code == 200
+    assert b"orders" not in response.content
 
 
 def test_many_scrapes_read_the_store_once(

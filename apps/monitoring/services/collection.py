@@ -42,13 +42,14 @@ logger = logging.getLogger(__name__)
 
 # A minute is asked about so much after its end: what was committed in it is then there,
 # also where the application's clock is a little behind.
-SETTLE = timedelta(seconds=3)
+SETTLE = timedelta(seconds=5)
 # What is older is given up; one run catches up with so many minutes.
 CATCH_UP = timedelta(hours=1)
 WINDOWS_PER_RUN = 10
 RUN_BUDGET_S = 20.0
-ASK_TIMEOUT_S = 5.0
-# Longer than a run's budget and the questions of one more minute.
+# An aggregate over a large database takes its time.
+ASK_TIMEOUT_S = 10.0
+# Longer than a run's budget, and the six questions that may follow it.
 LEASE = timedelta(seconds=90)
 APPLICATIONS_PER_TICK = 1_000
 PRUNED_PER_TICK = 5_000
