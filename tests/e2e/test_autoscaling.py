@@ -51,7 +51,7 @@ class Scaler:
 
 @pytest.fixture
 def application(conductor: Conductor, home: Path) -> Iterator[Application]:
-    made = Application(conductor, APP, "python", "3.2.0", home, program="metered.py")
+    made = Application(conductor, APP, "python", "3.2.0", home, program="metered")
     yield made
     made.stop()
 
