@@ -14,7 +14,7 @@ from apps.registry import remembered
 from apps.registry.auth import Actor, Traces
 from apps.registry.models import Device
 from apps.registry.operations import Operation, TargetType
-from apps.registry.services.audit import record_audit
+from apps.registry.services.audit import in_order, record_audit
 
 
 def decide_on_device(
@@ -32,7 +32,7 @@ def decide_on_device(
         take_turns(client.pk)
         if not confirm_or_deny_device_code(user, device_code, confirm=is_approved):
             raise errors.NotFound("This code is not waited for any more.")
-        for actor in actors:
+        for actor in in_order(actors):
             record_audit(
                 actor=actor,
                 operation=Operation.DEVICE_APPROVE
@@ -88,7 +88,7 @@ def sign_out_device(*, actors: Sequence[Actor], device: Device) -> None:
         )
         Token.objects.filter(pk__in=[pk for pair in tokens for pk in pair]).delete()
         Device.objects.filter(pk=device.pk).delete()
-        for actor in actors:
+        for actor in in_order(actors):
             record_audit(
                 actor=actor,
                 operation=Operation.DEVICE_SIGN_OUT,

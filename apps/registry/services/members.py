@@ -20,7 +20,7 @@ from apps.registry.auth import (
 )
 from apps.registry.models import Invitation, Membership, Permission, Role
 from apps.registry.operations import Operation, TargetType
-from apps.registry.services.audit import audited, record_audit
+from apps.registry.services.audit import audited, in_order, record_audit
 from apps.registry.services.organizations import builtin_role
 from apps.registry.services.roles import lock_organization, role_named
 from apps.registry.services.rows import inserted
@@ -198,7 +198,7 @@ def set_user_active(*, actors: Sequence[Actor], user: User, is_active: bool) -> 
         changed = User.objects.filter(pk=user.pk, is_active=not is_active).update(
             is_active=is_active
         )
-        for actor in actors if changed else ():
+        for actor in in_order(actors) if changed else ():
             record_audit(
                 actor=actor,
                 operation=Operation.USER_REACTIVATE
