@@ -69,14 +69,16 @@ def test_a_rolling_upgrade(conductor: Conductor, application: Application) -> No
 
     assert reader.desired() == 404
     assert set_policy() == 503
-    old = application.start_connected(WAITING="3")
+    # Two processes that write all the time keep each other off one SQLite file.
+    once = {"PAUSE_SECS": "3600"}
+    old = application.start_connected(WAITING="3", **once)
     assert set_policy("nowhere") == set_policy("fast") == 400
     wait_until("its queues are there", lambda: set_policy() != 400, secs=20)
 
     # Two at once of five.
     wait_until("v1 is busy", lambda: reader.desired() == [("v1", 3, 5)], secs=20)
-    application.start_connected(WAITING="5", APP_VERSION="v2")
-    wait_until("v2 is busy", lambda: reader.desired() == [("v2", 4, 7)], secs=20)
+    application.start_connected(WAITING="5", APP_VERSION="v2", **once)
+    wait_until("v2 is busy", lambda: reader.desired() == [("v2", 4, 7)], secs=45)
     set_policy(maxOldApplicationVersions=1)
     both = [("v2", 4, 7), ("v1", 3, 5)]
     wait_until("v1 is drained", lambda: reader.desired() == both, secs=20)

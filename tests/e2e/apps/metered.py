@@ -19,6 +19,7 @@ config: Any = {
     "conductor_key": os.environ["CONDUCTOR_KEY"],
 }
 WAITING = int(os.environ.get("WAITING", "3"))
+PAUSE_SECS = float(os.environ.get("PAUSE_SECS", "0.5"))
 DBOS(config=config)
 
 
@@ -63,4 +64,4 @@ while True:
     DBOS.enqueue_workflow("fast", ship)
     DBOS.start_workflow(broken)
     DBOS.cancel_workflow(DBOS.start_workflow(given_up).workflow_id)
-    time.sleep(0.5)
+    time.sleep(PAUSE_SECS)
