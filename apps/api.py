@@ -139,6 +139,12 @@ def _told(text: str) -> str:
 Text = Annotated[str, AfterValidator(_storable)]
 
 
+# The paths, and below the parameters in them.
+ORG = "/v2/orgs/{orgName}"
+APP = f"{ORG}/apps/{{appName}}"
+WORKFLOW = f"{APP}/workflows/{{workflowId}}"
+
+
 class InOrg(Params):
     org_name: str = Field(pattern=r"^[a-z0-9_]+$", min_length=3, max_length=30)
 

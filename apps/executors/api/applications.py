@@ -8,7 +8,7 @@ from django.db.models import OuterRef, QuerySet, Subquery
 from django.http import HttpRequest
 from ninja import Path, Router
 
-from apps.api import Bool, InApp, InOrg, Input, Int64, Output, operation
+from apps.api import APP, ORG, Bool, InApp, InOrg, Input, Int64, Output, operation
 from apps.executors.models import Executor
 from apps.registry import selectors, services
 from apps.registry.callers import actor_in, application_in
@@ -17,8 +17,7 @@ from apps.registry.models import Permission
 
 router = Router()
 
-APPS = "/v2/orgs/{orgName}/apps"
-APP = f"{APPS}/{{appName}}"
+APPS = f"{ORG}/apps"
 TAG = "Applications"
 
 

@@ -7,8 +7,7 @@ from typing import Any, Literal, cast
 from django.http import HttpRequest
 from ninja import Path, Router
 
-from apps.api import InApp, Output, Time, operation
-from apps.executors.api.applications import APP
+from apps.api import APP, InApp, Output, Time, operation
 from apps.executors.models import Executor as ExecutorRow
 from apps.registry.callers import application_in
 from apps.registry.models import Permission

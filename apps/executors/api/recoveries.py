@@ -9,9 +9,19 @@ from ninja import Path, Query, Router
 from pydantic import Field
 
 from apps import errors
-from apps.api import InApp, InOrg, Int64, Output, Params, Text, Time, operation
+from apps.api import (
+    APP,
+    ORG,
+    InApp,
+    InOrg,
+    Int64,
+    Output,
+    Params,
+    Text,
+    Time,
+    operation,
+)
 from apps.executors import recovery
-from apps.executors.api.applications import APP
 from apps.executors.models import Recovery as RecoveryRow
 from apps.executors.models import RecoveryAttempt as AttemptRow
 from apps.executors.models import RejectedConnection as RejectedRow
@@ -162,7 +172,7 @@ def retry_recovery(request: HttpRequest, path: Path[InRecovery]) -> None:
 @operation(
     router,
     "GET",
-    "/v2/orgs/{orgName}/rejected-connections",
+    f"{ORG}/rejected-connections",
     "listRejectedConnections",
     permission=Permission.APPLICATION_READ,
     tag=TAG,

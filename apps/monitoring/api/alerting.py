@@ -17,8 +17,7 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
-from apps.api import InApp, Input, Int32, Output, Text, Time, operation
-from apps.executors.api.applications import APP
+from apps.api import APP, InApp, Input, Int32, Output, Text, Time, operation
 from apps.monitoring import selectors
 from apps.monitoring.models import AlertingRule as RuleRow
 from apps.monitoring.services import alerting

@@ -8,8 +8,7 @@ from django.http import HttpRequest
 from ninja import Path, Router
 from pydantic import Field, Strict
 
-from apps.api import InApp, Input, Int64, Output, Text, omitted, operation
-from apps.executors.api.applications import APP
+from apps.api import APP, InApp, Input, Int64, Output, Text, omitted, operation
 from apps.monitoring import scaling, selectors
 from apps.monitoring.models import AutoscalingPolicy
 from apps.monitoring.scaling import Backlog, Recommendation

@@ -11,7 +11,7 @@ from ninja import Path, Query, Router
 from pydantic import Field
 
 from apps import errors
-from apps.api import InApp, Int32, Int64, Output, Params, Text, Time, operation
+from apps.api import APP, InApp, Int32, Int64, Output, Params, Text, Time, operation
 from apps.executors import clock
 from apps.monitoring import openmetrics, selectors
 from apps.registry import selectors as registry
@@ -55,7 +55,7 @@ class Scraped(Params):
 @operation(
     router,
     "GET",
-    "/v2/orgs/{orgName}/apps/{appName}/metrics",
+    f"{APP}/metrics",
     "listMetrics",
     permission=Permission.METRIC_READ,
     tag="Metrics",

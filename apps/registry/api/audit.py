@@ -9,6 +9,7 @@ from ninja import Path, Query, Router
 from pydantic import AfterValidator
 
 from apps.api import (
+    ORG,
     InOrg,
     Int64,
     Output,
@@ -109,7 +110,7 @@ class AuditLogEntry(Output):
 @operation(
     router,
     "GET",
-    "/v2/orgs/{orgName}/audit-logs",
+    f"{ORG}/audit-logs",
     "listAuditLogs",
     permission=Permission.ORGANIZATION_READ,
     tag="Audit",

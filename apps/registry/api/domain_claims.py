@@ -8,7 +8,7 @@ from django.http import HttpRequest
 from ninja import Path, Router
 from pydantic import Field
 
-from apps.api import InOrg, Input, Output, Text, Time, omitted, operation
+from apps.api import ORG, InOrg, Input, Output, Text, Time, omitted, operation
 from apps.registry import selectors, services
 from apps.registry.callers import actor_in
 from apps.registry.models import DomainClaim as DomainClaimRow
@@ -16,7 +16,7 @@ from apps.registry.models import Permission
 
 router = Router()
 
-CLAIMS = "/v2/orgs/{orgName}/domain-claims"
+CLAIMS = f"{ORG}/domain-claims"
 
 Status = Literal["pending", "approved", "denied"]
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from django.http import HttpRequest
 from ninja import Path, Router
 
-from apps.api import Bool, InOrg, Input, Output, operation
+from apps.api import ORG, Bool, InOrg, Input, Output, operation
 from apps.registry import selectors, services
 from apps.registry.callers import actor_in
 from apps.registry.models import Permission
 
 router = Router()
 
-POLICY = "/v2/orgs/{orgName}/import-policy"
+POLICY = f"{ORG}/import-policy"
 TAG = "Organizations"
 
 

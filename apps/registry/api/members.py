@@ -6,7 +6,7 @@ from django.http import HttpRequest
 from ninja import Path, Router
 from pydantic import Field
 
-from apps.api import InOrg, Input, Output, Text, operation
+from apps.api import ORG, InOrg, Input, Output, Text, operation
 from apps.registry import auth, selectors, services
 from apps.registry.api.roles import InRole, RoleOutput
 from apps.registry.callers import actor_in, person_of
@@ -14,7 +14,6 @@ from apps.registry.models import Permission, Profile, Role
 
 router = Router()
 
-ORG = "/v2/orgs/{orgName}"
 MEMBER = f"{ORG}/members/{{username}}"
 
 

@@ -8,14 +8,13 @@ from django.http import HttpRequest
 from ninja import Path, Router
 from pydantic import Field
 
-from apps.api import InOrg, Input, Int32, Output, Time, operation
+from apps.api import ORG, InOrg, Input, Int32, Output, Time, operation
 from apps.registry import services
 from apps.registry.callers import actor_in
 from apps.registry.models import Permission
 
 router = Router()
 
-ORG = "/v2/orgs/{orgName}"
 
 SubscriptionPlan = Literal["free", "pro", "past_limit", "team"]
 # There is nothing to buy: everybody has everything, as much as they like.

@@ -6,14 +6,13 @@ from django.http import HttpRequest, HttpResponse
 from ninja import Path, Router
 from pydantic import Field
 
-from apps.api import InOrg, Input, Output, Text, created, operation
+from apps.api import ORG, InOrg, Input, Output, Text, created, operation
 from apps.registry import selectors, services
 from apps.registry.callers import actor_in
 from apps.registry.models import Permission, Role
 
 router = Router()
 
-ORG = "/v2/orgs/{orgName}"
 ROLES = f"{ORG}/roles"
 
 

@@ -8,14 +8,14 @@ from django.http import HttpRequest
 from ninja import Path, Router
 from pydantic import AfterValidator, Field
 
-from apps.api import InOrg, Input, Output, Text, Time, omitted, operation
+from apps.api import ORG, InOrg, Input, Output, Text, Time, omitted, operation
 from apps.registry import selectors, services
 from apps.registry.callers import actor_in
 from apps.registry.models import Permission
 
 router = Router()
 
-TOKENS = "/v2/orgs/{orgName}/tokens"
+TOKENS = f"{ORG}/tokens"
 TOKEN = f"{TOKENS}/{{tokenName}}"
 MAX_APPS = 1_000
 

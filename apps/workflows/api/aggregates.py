@@ -7,7 +7,7 @@ from ninja import Path, Router
 from pydantic import Field
 
 from apps import errors
-from apps.api import Bool, InApp, Input, Int64, Time, operation
+from apps.api import APP, Bool, InApp, Input, Int64, Time, operation
 from apps.executors import gateway
 from apps.executors.protocol import codec, messages
 from apps.executors.protocol.rows import AggregateRow
@@ -19,7 +19,6 @@ from apps.workflows.api.schemas import StepAggregate, WorkflowAggregate
 
 router = Router()
 
-APP = "/v2/orgs/{orgName}/apps/{appName}"
 COUNT = "Also if nothing is selected."
 BUCKET = "The width of a bucket of time, in milliseconds, aligned to 1970 in UTC."
 

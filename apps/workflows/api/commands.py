@@ -9,6 +9,8 @@ from django.http import HttpRequest, HttpResponse
 from ninja import Path, Query, Router
 
 from apps.api import (
+    APP,
+    WORKFLOW,
     Bool,
     ErrorDetail,
     InApp,
@@ -22,7 +24,6 @@ from apps.api import (
     operation,
     problem,
 )
-from apps.executors.api.applications import APP
 from apps.registry.callers import application_in
 from apps.registry.models import Permission
 from apps.workflows.services import commands, forks, transfers
@@ -32,7 +33,6 @@ from apps.workflows.services.forks import Place, Selector
 router = Router()
 
 WORKFLOWS = f"{APP}/workflows"
-WORKFLOW = f"{WORKFLOWS}/{{workflowId}}"
 TAG = "Workflows"
 WRITE = Permission.APPLICATION_WRITE
 # So many of the workflows that an order failed for are named.

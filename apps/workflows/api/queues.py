@@ -9,9 +9,8 @@ from ninja import Path, Router
 from pydantic import Field
 
 from apps import errors
-from apps.api import InApp, Int32, Output, Text, operation
+from apps.api import APP, InApp, Int32, Output, Text, operation
 from apps.executors import gateway
-from apps.executors.api.applications import APP
 from apps.executors.protocol import messages
 from apps.executors.protocol.rows import QueueRow
 from apps.registry.callers import aapplication_in

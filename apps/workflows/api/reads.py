@@ -12,7 +12,16 @@ from ninja import Path, Query, Router
 from pydantic import TypeAdapter
 
 from apps import errors
-from apps.api import InApp, InWorkflow, Params, QueryInt64, Text, operation
+from apps.api import (
+    APP,
+    WORKFLOW,
+    InApp,
+    InWorkflow,
+    Params,
+    QueryInt64,
+    Text,
+    operation,
+)
 from apps.executors import gateway
 from apps.executors.protocol import codec, messages
 from apps.registry.callers import aapplication_in
@@ -33,8 +42,7 @@ from apps.workflows.services import write_through
 
 router = Router()
 
-WORKFLOWS = "/v2/orgs/{orgName}/apps/{appName}/workflows"
-WORKFLOW = f"{WORKFLOWS}/{{workflowId}}"
+WORKFLOWS = f"{APP}/workflows"
 STEPS_PAGE = 500
 
 read = functools.partial(

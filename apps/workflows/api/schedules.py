@@ -6,9 +6,8 @@ from django.http import HttpRequest, HttpResponse
 from ninja import Path, Query, Router
 
 from apps import errors
-from apps.api import InApp, Input, Output, Params, Text, Time, created, operation
+from apps.api import APP, InApp, Input, Output, Params, Text, Time, created, operation
 from apps.executors import gateway
-from apps.executors.api.applications import APP
 from apps.executors.protocol import messages
 from apps.executors.protocol.rows import ScheduleRow
 from apps.registry.callers import aapplication_in, application_in

@@ -5,9 +5,8 @@ from __future__ import annotations
 from django.http import HttpRequest
 from ninja import Path, Router
 
-from apps.api import InApp, Input, Output, Text, Time, operation
+from apps.api import APP, InApp, Input, Output, Text, Time, operation
 from apps.executors import gateway
-from apps.executors.api.applications import APP
 from apps.executors.protocol import messages
 from apps.registry.callers import aapplication_in, application_in
 from apps.registry.models import Permission
