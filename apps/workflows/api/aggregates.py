@@ -14,7 +14,7 @@ from apps.executors.protocol.rows import AggregateRow
 from apps.registry.callers import aapplication_in
 from apps.registry.models import Permission
 from apps.workflows.api import schemas
-from apps.workflows.api.filters import Attributes, Texts, several
+from apps.workflows.api.filters import Texts, WorkflowFilters, several
 from apps.workflows.api.schemas import StepAggregate, WorkflowAggregate
 
 router = Router()
@@ -23,7 +23,7 @@ COUNT = "Also if nothing is selected."
 BUCKET = "The width of a bucket of time, in milliseconds, aligned to 1970 in UTC."
 
 
-class WorkflowAggregatesBody(Input):
+class WorkflowAggregatesBody(WorkflowFilters):
     """At least one `groupBy…` or a bucket. Buckets are of the moment of creation."""
 
     group_by_status: Bool | None = None
@@ -37,26 +37,6 @@ class WorkflowAggregatesBody(Input):
     select_min_created_at: Bool | None = None
     select_max_queue_wait_ms: Bool | None = None
     select_max_total_latency_ms: Bool | None = None
-    workflow_ids: Texts | None = None
-    workflow_id_prefix: Texts | None = None
-    workflow_name: Texts | None = None
-    status: Texts | None = None
-    user: Texts | None = None
-    app_version: Texts | None = None
-    executor_id: Texts | None = None
-    queue_name: Texts | None = None
-    schedule_name: Texts | None = None
-    forked_from: Texts | None = None
-    was_forked_from: Bool | None = None
-    parent_workflow_id: Texts | None = None
-    has_parent: Bool | None = None
-    attributes: Attributes | None = None
-    start_time: Time | None = None
-    end_time: Time | None = None
-    completed_after: Time | None = None
-    completed_before: Time | None = None
-    dequeued_after: Time | None = None
-    dequeued_before: Time | None = None
 
     def message(self) -> messages.GetWorkflowAggregates:
         """Raises: InvalidInput."""
@@ -78,25 +58,10 @@ class WorkflowAggregatesBody(Input):
             select_max_queue_wait_ms=bool(self.select_max_queue_wait_ms),
             select_max_total_latency_ms=bool(self.select_max_total_latency_ms),
             workflow_ids=several(self, "workflow_ids"),
-            workflow_id_prefix=several(self, "workflow_id_prefix"),
             name=several(self, "workflow_name"),
-            status=several(self, "status"),
             user=several(self, "user"),
             app_version=several(self, "app_version"),
-            executor_id=several(self, "executor_id"),
-            queue_name=several(self, "queue_name"),
-            schedule_name=several(self, "schedule_name"),
-            forked_from=several(self, "forked_from"),
-            was_forked_from=self.was_forked_from,
-            parent_workflow_id=several(self, "parent_workflow_id"),
-            has_parent=self.has_parent,
-            attributes=self.attributes or None,
-            start_time=self.start_time,
-            end_time=self.end_time,
-            completed_after=self.completed_after,
-            completed_before=self.completed_before,
-            dequeued_after=self.dequeued_after,
-            dequeued_before=self.dequeued_before,
+            **self.named_alike(),
         )
         _require_groups(asked)
         return asked

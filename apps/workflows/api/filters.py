@@ -35,7 +35,7 @@ Texts = list[Text]
 Attributes = Annotated[dict[str, Any], AfterValidator(_sendable)]
 
 
-class WorkflowSearchBody(Input):
+class WorkflowFilters(Input):
     """Filters of one kind are alternatives; of several kinds, all must pass. An empty
     list is no filter."""
 
@@ -47,7 +47,6 @@ class WorkflowSearchBody(Input):
     app_version: Texts | None = None
     executor_id: Texts | None = None
     queue_name: Texts | None = None
-    queues_only: Bool | None = None
     schedule_name: Texts | None = None
     forked_from: Texts | None = None
     was_forked_from: Bool | None = None
@@ -60,6 +59,35 @@ class WorkflowSearchBody(Input):
     completed_before: Time | None = None
     dequeued_after: Time | None = None
     dequeued_before: Time | None = None
+
+    def named_alike(self) -> dict[str, Any]:
+        """The filters that the messages of lists and of aggregates call the same.
+        Raises: InvalidInput."""
+        return {
+            "workflow_id_prefix": several(self, "workflow_id_prefix"),
+            "status": several(self, "status"),
+            "executor_id": several(self, "executor_id"),
+            "queue_name": several(self, "queue_name"),
+            "schedule_name": several(self, "schedule_name"),
+            "forked_from": several(self, "forked_from"),
+            "was_forked_from": self.was_forked_from,
+            "parent_workflow_id": several(self, "parent_workflow_id"),
+            "has_parent": self.has_parent,
+            "attributes": self.attributes or None,
+            "start_time": self.start_time,
+            "end_time": self.end_time,
+            "completed_after": self.completed_after,
+            "completed_before": self.completed_before,
+            "dequeued_after": self.dequeued_after,
+            "dequeued_before": self.dequeued_before,
+        }
+
+
+class WorkflowSearchBody(WorkflowFilters):
+    """Filters of one kind are alternatives; of several kinds, all must pass. An empty
+    list is no filter."""
+
+    queues_only: Bool | None = None
     limit: Int64 | None = Field(default=None, description="0 or absent: everything.")
     offset: Int64 | None = None
     sort_desc: Bool | None = Field(default=None, description="Newest first.")
@@ -70,27 +98,12 @@ class WorkflowSearchBody(Input):
         """Raises: InvalidInput."""
         limit, offset = bounded(self.limit, self.offset)
         filters = messages.ListWorkflows(
+            **self.named_alike(),
             workflow_uuids=several(self, "workflow_ids"),
-            workflow_id_prefix=several(self, "workflow_id_prefix"),
             workflow_name=several(self, "workflow_name"),
-            status=several(self, "status"),
             authenticated_user=several(self, "user"),
             application_version=several(self, "app_version"),
-            executor_id=several(self, "executor_id"),
-            queue_name=several(self, "queue_name"),
             queues_only=self.queues_only or None,
-            schedule_name=several(self, "schedule_name"),
-            forked_from=several(self, "forked_from"),
-            was_forked_from=self.was_forked_from,
-            parent_workflow_id=several(self, "parent_workflow_id"),
-            has_parent=self.has_parent,
-            attributes=self.attributes or None,
-            start_time=self.start_time,
-            end_time=self.end_time,
-            completed_after=self.completed_after,
-            completed_before=self.completed_before,
-            dequeued_after=self.dequeued_after,
-            dequeued_before=self.dequeued_before,
             sort_desc=bool(self.sort_desc),
             load_input=bool(self.load_input),
             load_output=bool(self.load_output),
