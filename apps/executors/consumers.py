@@ -10,7 +10,9 @@ import logging
 import uuid
 from typing import Any
 
+from channels.consumer import get_handler_name
 from channels.db import database_sync_to_async
+from channels.exceptions import StopConsumer
 from channels.generic.websocket import AsyncWebsocketConsumer
 from django.conf import settings
 from django.contrib.auth.models import User
@@ -38,6 +40,21 @@ _UNKNOWN_PEER = codec.Peer(None, None)
 class _RefusingConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]
     # Executor sockets need no channel of their own: see docs/adr/0001.
     channel_layer_alias = "none"
+
+    # Channels sends every message to a thread first, to tidy up that thread's database
+    # connections. It is one thread for all sockets, so whoever keeps it busy would hold
+    # up every executor's reply; and no consumer here leaves a connection in it.
+
+    async def dispatch(self, message: dict[str, Any]) -> None:
+        """Call the handler of a message on the event loop."""
+        await getattr(self, get_handler_name(message))(message)
+
+    async def websocket_disconnect(self, message: dict[str, Any]) -> None:
+        """Leave the groups and end, without visiting a thread."""
+        for group in self.groups:
+            await self.channel_layer.group_discard(group, self.channel_name)
+        await self.disconnect(message["code"])
+        raise StopConsumer
 
     async def refuse(self, refused: Refused) -> None:
         """Answer the handshake with an HTTP status and a problem body."""

@@ -311,3 +311,33 @@ def test_repr_hides_the_key() -> None:
     assert "[redacted]" in repr(websocket)
     assert "[redacted]" in repr(request)
     assert "secret" not in repr(websocket) + repr(request)
+
+
+def frame(opcode: int, payload: bytes, *, mask: bytes = b"\x01\x02\x03\x04") -> bytes:
+    """Return a client's final frame of up to 125 bytes."""
+    masked = bytes(byte ^ mask[i % 4] for i, byte in enumerate(payload))
+    return bytes((0x80 | opcode, 0x80 | len(payload))) + mask + masked
+
+
+@pytest.mark.parametrize("payload", [b"", b"a", b"four", b"x" * 125])
+def test_ping_is_answered_with_its_payload(server: Running, payload: bytes) -> None:
+    with raw_websocket(server.port) as raw:
+        raw.settimeout(10)
+        raw.sendall(frame(0x9, payload))
+
+        assert raw.recv(200) == bytes((0x8A, len(payload))) + payload
+
+
+def test_pings_in_pieces_and_between_other_frames_are_answered(server: Running) -> None:
+    ping, text = frame(0x9, b"one"), frame(0x1, b"hello")
+    with raw_websocket(server.port) as raw:
+        raw.settimeout(10)
+        for piece in (ping[:1], ping[1:], ping + text, text[:3], text[3:] + ping):
+            raw.sendall(piece)
+            time.sleep(0.05)
+        expected = 3 * b"\x8a\x03one" + 2 * b"\x81\x05hello"
+        answered = b""
+        while len(answered) < len(expected):
+            answered += raw.recv(200)
+
+    assert sorted(answered) == sorted(expected)
