@@ -51,6 +51,8 @@ BACKLOG = 4096
 PING_SECS = 10.0
 PONG_SECS = 10.0
 CHECK_SECS = 1.0
+# Executors send what they are asked for, and a ping now and then.
+UNASKED_PER_CHECK = 100
 # Every SDK gives up its handshake after 5 to 10 s; a storm may need longer than one.
 HANDSHAKE_SECS = 20.0
 HTTP_SECS = 120.0
@@ -60,6 +62,7 @@ DISCARD_BYTES = 2**20
 PING, PONG, MASKED = 0x89, 0x8A, 0x80
 PING_FRAME = bytes((PING, 6)) + b"alive?"
 GOING_AWAY = 1001
+POLICY_VIOLATION = 1008
 TOO_BIG = 1009
 NAME = "conductor"
 
@@ -150,6 +153,11 @@ class ExecutorProtocol(WebSocketProtocol):  # type: ignore[misc]
     _discards = False
     _heard_at = 0.0
     _pinged_at: float | None = None
+    # Messages that came, messages sent that none came back for, and frames that came
+    # without either since the last check.
+    _received = 0
+    _asked = 0
+    _unasked = 0
 
     # --- Refusing a handshake
 
@@ -248,9 +256,47 @@ class ExecutorProtocol(WebSocketProtocol):  # type: ignore[misc]
         self._heard_at = time.monotonic()
         super().onOpen()
 
+    def onMessageFrameBegin(self, length: int) -> None:
+        # Asked at the head of each frame, so that nothing over the limit is stored.
+        limit = self.server.message_limit(
+            self.path.decode("latin1"), self._received, self._asked
+        )
+        super().onMessageFrameBegin(length)
+        if not self._discards and self.message_data_total_length > limit:
+            self._max_message_size_exceeded(self.message_data_total_length, limit, "")
+
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
-        if not self._discards:
-            super().onMessage(payload, isBinary)
+        if self._discards:
+            return
+        self._received += 1
+        if self._asked:
+            self._asked -= 1
+        else:
+            self._count_unasked()
+        super().onMessage(payload, isBinary)
+
+    def serverSend(self, content: Any, binary: bool = False) -> None:
+        self._asked += 1
+        super().serverSend(content, binary)
+
+    def onPing(self, payload: bytes) -> None:
+        self._count_unasked()
+        super().onPing(payload)
+
+    def _count_unasked(self) -> None:
+        """Part with a peer that sends far more frames than anybody asked it for."""
+        self._unasked += 1
+        if self._unasked > UNASKED_PER_CHECK:
+            logger.warning("too many frames: closing", extra={"peer": repr(self)})
+            self._discard()
+            self.say_goodbye(POLICY_VIOLATION, b"too many unasked messages")
+
+    def _discard(self) -> None:
+        """Read on and throw away, so that the peer gets to see the close frame and not
+        a reset."""
+        self._discards = True
+        # Of what has been read already, nothing is worth the time of parsing it.
+        self.data = b""
 
     def dataReceived(self, data: bytes) -> None:
         # Any byte proves life: a peer in the middle of a long reply cannot pong.
@@ -275,6 +321,7 @@ class ExecutorProtocol(WebSocketProtocol):  # type: ignore[misc]
         ):
             return False
         if data[0] == PING:
+            self._count_unasked()
             pong = bytes((PONG, len(data) - 6)) + _unmasked(data[2:6], data[6:])
             self.sendData(pong)
         return True
@@ -304,6 +351,7 @@ class ExecutorProtocol(WebSocketProtocol):  # type: ignore[misc]
 
     def check_timeouts(self) -> None:
         now = time.monotonic()
+        self._unasked = 0
         if self.state == self.STATE_CONNECTING:
             if self.duration() > self.server.websocket_connect_timeout:
                 self.serverReject()
@@ -320,9 +368,7 @@ class ExecutorProtocol(WebSocketProtocol):  # type: ignore[misc]
             "message over the limit: closing its connection",
             extra={"size": size, "limit": limit, "client": self.client_addr},
         )
-        # The rest of the message is read and thrown away, so that the peer gets to see
-        # the close frame and not a reset.
-        self._discards = True
+        self._discard()
         self.say_goodbye(TOO_BIG, b"message too big")
 
     def __repr__(self) -> str:
@@ -546,6 +592,7 @@ class Server(DaphneServer):  # type: ignore[misc]
         *,
         listener: socket.socket,
         max_message_bytes: int,
+        message_limit: Callable[[str, int, int], int] | None = None,
         max_body_bytes: int = MAX_BODY_BYTES,
         refusal: Callable[[int, str, str], tuple[str, bytes]] = _refusal,
         too_large: str = "Too large",
@@ -576,6 +623,9 @@ class Server(DaphneServer):  # type: ignore[misc]
             server_name=NAME,
         )
         self.listener = listener
+        # By a websocket's path, how many messages came over it, and how many that were
+        # sent over it are not answered yet.
+        self.message_limit = message_limit or (lambda *_: max_message_bytes)
         self.max_body_bytes = max_body_bytes
         self.refusal = refusal
         self.too_large = too_large

@@ -23,6 +23,8 @@ AsgiApplication = Callable[[Any, Any, Any], Awaitable[None]]
 # The first segments of all paths whose clients are programs. Whatever goes wrong below
 # them, with or without an operation, is told as a problem and never as a page.
 API_ROOTS = frozenset({"api", "conductor", "mcp", "schemas", "v1", "v1alpha1", "v2"})
+UNASKED_MESSAGE_BYTES = 64 * 1024
+PAGE_MESSAGE_BYTES = 1024
 API_PATHS = frozenset({"openapi.json", "openapi.yaml", "openapi-3.0.json"})
 
 
@@ -32,6 +34,12 @@ def is_api_path(path: str) -> bool:
     return root in API_ROOTS or (root in API_PATHS and not rest)
 
 
+def is_executor_path(path: str) -> bool:
+    """Whether a path is one that executors connect to: see apps.executors.routing."""
+    segments = path.removesuffix("/").split("/")
+    return len(segments) > 3 and segments[-3] == "websocket"
+
+
 def refusal(status: int, path: str, detail: str) -> tuple[str, bytes]:
     """Return the content type and the body of what is refused before Django sees it."""
     if is_api_path(path):
@@ -39,6 +47,21 @@ def refusal(status: int, path: str, detail: str) -> tuple[str, bytes]:
     context = {"title": HTTPStatus(status).phrase, "detail": detail}
     page = render_to_string("refused.html", context)
     return "text/html; charset=utf-8", page.encode()
+
+
+def message_limit(largest: int) -> Callable[[str, int, int], int]:
+    """Return what decides how large the next message of a websocket may be.
+
+    Executors answer: the first answer says who they are, later ones may be large; what
+    nobody asked for is small. Pages send nothing.
+    """
+
+    def limit(path: str, received: int, asked: int) -> int:
+        if not is_executor_path(path):
+            return PAGE_MESSAGE_BYTES
+        return largest if received and asked else min(UNASKED_MESSAGE_BYTES, largest)
+
+    return limit
 
 
 def too_large(limit: int) -> str:

@@ -294,6 +294,7 @@ def serve(listener: socket.socket, *, with_background: bool = False) -> int:
         application,
         listener=listener,
         max_message_bytes=settings.CONDUCTOR_MAX_MESSAGE_BYTES,
+        message_limit=edge.message_limit(settings.CONDUCTOR_MAX_MESSAGE_BYTES),
         max_body_bytes=settings.CONDUCTOR_MAX_BODY_BYTES,
         refusal=edge.refusal,
         too_large=edge.too_large(settings.CONDUCTOR_MAX_BODY_BYTES),

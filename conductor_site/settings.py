@@ -134,7 +134,8 @@ if CONDUCTOR_TRUSTED_PROXIES < 0 or CONDUCTOR_MAX_BODY_BYTES < 1:
         "CONDUCTOR_TRUSTED_PROXIES must not be negative, and CONDUCTOR_MAX_BODY_BYTES "
         "must be positive."
     )
-CONDUCTOR_MAX_MESSAGE_BYTES = env.envint("CONDUCTOR_MAX_MESSAGE_BYTES", 128 * 2**20)
+# Of an executor's answer. Exports of large workflows may need more.
+CONDUCTOR_MAX_MESSAGE_BYTES = env.envint("CONDUCTOR_MAX_MESSAGE_BYTES", 16 * 2**20)
 
 # --- Django ----------------------------------------------------------------------
 ALLOWED_HOSTS = env.envlist("ALLOWED_HOSTS", ["localhost", "127.0.0.1", "[::1]"])

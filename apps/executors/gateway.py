@@ -23,7 +23,7 @@ from apps import errors
 from apps.executors import bus, loops, meters
 from apps.executors.joined import Joined
 from apps.executors.models import Executor
-from apps.executors.protocol import codec
+from apps.executors.protocol import codec, parsing
 from apps.executors.protocol.messages import Request
 from apps.executors.sockets import Lost, NotSent, TimedOut
 from apps.registry.models import Application
@@ -64,6 +64,10 @@ _directory: dict[int, dict[_Wanted, tuple[float, list[Target]]]] = {}
 _directory_lock = threading.Lock()
 _joined: Joined[tuple[str, Target, Request]] = Joined()
 _database_threads = ThreadPoolExecutor(4, thread_name_prefix="gateway-db")
+# Large replies take seconds and much memory, so few are read at a time, and they do not
+# stand before the others.
+_reply_threads = ThreadPoolExecutor(4, thread_name_prefix="gateway-reply")
+_large_reply_threads = ThreadPoolExecutor(2, thread_name_prefix="gateway-large-reply")
 
 
 def ask(
@@ -149,9 +153,12 @@ async def aanswer(
     else:
         future = asyncio.run_coroutine_threadsafe(coroutine, loops.get())
         text, target, sent = await asyncio.wrap_future(future)
-    if len(text) > PARSE_INLINE_CHARS:
-        return Answer(await asyncio.to_thread(_parse, sent, text), target)
-    return Answer(_parse(sent, text), target)
+    if len(text) <= PARSE_INLINE_CHARS:
+        return Answer(_parse(sent, text), target)
+    is_large = len(text) > parsing.PLAIN_CHARS
+    threads = _large_reply_threads if is_large else _reply_threads
+    parsed = asyncio.get_running_loop().run_in_executor(threads, _parse, sent, text)
+    return Answer(await parsed, target)
 
 
 def healthy_targets(

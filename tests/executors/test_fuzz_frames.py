@@ -255,6 +255,42 @@ def test_nonsense_from_an_introduced_executor(server: Server) -> None:
         drain(connection, 1)
 
 
+def closing_code(connection: ClientConnection) -> int | None:
+    """Return the code with which the server closes, once what it sent is read."""
+    deadline = time.monotonic() + 20
+    try:
+        while time.monotonic() < deadline:
+            connection.recv(10)
+    except ConnectionClosed as exc:
+        return exc.rcvd.code if exc.rcvd else None
+    return None
+
+
+def test_what_nobody_asked_for_is_small(server: Server) -> None:
+    """The answer to `executor_info` is the only one that a new connection owes."""
+    with contextlib.closing(dial(server)) as connection:
+        with contextlib.suppress(ConnectionClosed):
+            connection.send("x" * (64 * 1024 + 1))
+        assert closing_code(connection) == 1009
+    with contextlib.closing(dial(server)) as connection:
+        with contextlib.suppress(ConnectionClosed):
+            connection.send(iter(["x" * 40_000, "x" * 40_000]))
+        assert closing_code(connection) == 1009
+
+
+def test_a_flood_of_frames_closes_its_connection(server: Server) -> None:
+    with contextlib.closing(introduced(server, "flood")) as connection:
+        with contextlib.suppress(ConnectionClosed):
+            for _ in range(20_000):
+                connection.send("{}")
+        assert closing_code(connection) == 1008
+    with contextlib.closing(introduced(server, "pings")) as connection:
+        with contextlib.suppress(ConnectionClosed):
+            for _ in range(20_000):
+                connection.ping()
+        assert closing_code(connection) == 1008
+
+
 @pytest.mark.parametrize("kind", [str, bytes])
 def test_fifty_megabytes(server: Server, kind: type) -> None:
     body = "x" * (50 * MEGABYTE)

@@ -10,6 +10,7 @@ import httpx
 import pytest
 from asgiref.testing import ApplicationCommunicator
 
+from conductor_site import edge
 from conductor_site.edge import BodyLimit, TrustedProxies, forwarded_address
 from tests.e2e.world import Embedded
 
@@ -144,3 +145,20 @@ def test_endless_body_is_cut_off(conductor: Embedded) -> None:
 
     assert sent < 20_000_000
     assert httpx.get(f"{conductor.urls[0]}/healthz").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "received", "asked", "limit"),
+    [
+        ("/websocket/orders/dbos_key", 0, 1, 64 * 1024),  # the introduction
+        ("/websocket/orders/dbos_key", 1, 0, 64 * 1024),  # what nobody asked for
+        ("/websocket/orders/dbos_key", 1, 1, 2**24),
+        ("/conductor/v1alpha1/websocket/orders/dbos_key/", 1, 1, 2**24),
+        ("/orgs/acme/apps/orders/live/", 1, 1, 1024),
+        ("/", 1, 1, 1024),
+    ],
+)
+def test_messages_are_as_large_as_somebody_needs(
+    path: str, received: int, asked: int, limit: int
+) -> None:
+    assert edge.message_limit(2**24)(path, received, asked) == limit

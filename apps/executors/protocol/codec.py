@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from apps import errors
+from apps.executors.protocol import parsing
 from apps.executors.protocol.messages import Request, Rule, Wire
 from apps.executors.protocol.replies import Reply
 from apps.executors.protocol.rows import WorkflowRow
@@ -37,8 +38,11 @@ __all__ = [
 ]
 
 UNKNOWN_TYPE = "Unknown message type"
+# Every SDK writes the id of a reply within its first members.
 HEAD_CHARS = 2_048
 SUMMARY_CHARS = 500
+EXCEPTION_NAME_CHARS = 200
+_EXCEPTION_ENDS = ("Error", "Exception", "Exc")
 # Java 0.7 loses messages of more than 16 KiB, Python before 2.9 those of 1 MiB.
 ID_CHARS = 12_000
 IDS = 250
@@ -180,33 +184,30 @@ def _time(value: datetime) -> str:
 
 def peek_request_id(text: str) -> str | None:
     """Find whom a reply is for, without parsing it: every SDK writes the envelope
-    first. Falls back to parsing for those that do not."""
+    first. A reply whose id stands elsewhere is for nobody."""
     found = _REQUEST_ID.search(text, 0, HEAD_CHARS)
-    if found is not None:
-        try:
-            return str(json.loads(f'"{found[1]}"'))
-        except ValueError:
-            return None
-    try:
-        message = json.loads(text)
-    except (ValueError, RecursionError):
+    if found is None:
         return None
-    request_id = message.get("request_id") if isinstance(message, dict) else None
-    return request_id if isinstance(request_id, str) else None
+    try:
+        return str(json.loads(f'"{found[1]}"'))
+    except ValueError:
+        return None
 
 
 def parse_reply(request: Request, text: str | bytes) -> Any:
     """Read a reply as the request's `Reply`. Lenient in everything but being JSON.
 
-    Raises: ProtocolError.
+    Takes long for a long reply, but lets other threads run. Raises: ProtocolError.
     """
     try:
-        raw = json.loads(text)
+        raw = parsing.loads(text)
+        if isinstance(raw, dict):
+            return type(request).Reply.parse(raw)
+    except parsing.TooManyValues as exc:
+        raise errors.ProtocolError(f"The executor's reply holds {exc}.") from exc
     except (ValueError, RecursionError) as exc:
         raise errors.ProtocolError("The executor's reply is not JSON.") from exc
-    if not isinstance(raw, dict):
-        raise errors.ProtocolError("The executor's reply is not a JSON object.")
-    return type(request).Reply.parse(raw)
+    raise errors.ProtocolError("The executor's reply is not a JSON object.")
 
 
 def is_unknown_type(reply: Reply) -> bool:
@@ -224,11 +225,16 @@ def error_summary(error_message: str) -> str:
     text = lines[0]
     if "Traceback (most recent call last)" in error_message:
         head = lines[0].split(": Traceback", 1)[0]
-        exceptions = [
-            line for line in lines if re.match(r"[\w.]*(Error|Exception|Exc)\w*:", line)
-        ]
+        exceptions = [line for line in lines if _names_exception(line)]
         text = f"{head}: {exceptions[-1]}" if exceptions else head
     return text[:SUMMARY_CHARS]
+
+
+def _names_exception(line: str) -> bool:
+    """Whether a line of a trace is its last one, such as `sqlite3.Error: locked`."""
+    name, colon, _ = line[:EXCEPTION_NAME_CHARS].partition(":")
+    is_name = name.replace(".", "").replace("_", "").isalnum()
+    return bool(colon) and is_name and any(end in name for end in _EXCEPTION_ENDS)
 
 
 # --- Filters that an old SDK ignores ------------------------------------------------

@@ -11,6 +11,17 @@ from typing import Any, Self
 from apps.executors.protocol import rows
 from apps.executors.protocol.rows import Record
 
+# Of an error so much is kept of its beginning and of its end: a trace may be long, and
+# whatever looks at it takes time.
+ERROR_CHARS = 4_096
+
+
+def _error(value: object) -> str | None:
+    told = value if isinstance(value, str) else rows.text(value)
+    if told and len(told) > 2 * ERROR_CHARS:
+        told = f"{told[:ERROR_CHARS]}\n…\n{told[-ERROR_CHARS:]}"
+    return rows.text(told) or None
+
 
 @dataclass(frozen=True, slots=True)
 class Reply:
@@ -20,7 +31,7 @@ class Reply:
 
     @classmethod
     def parse(cls, raw: Record) -> Self:
-        return cls(rows.text(raw.get("error_message")) or None, **cls.fields(raw))
+        return cls(_error(raw.get("error_message")), **cls.fields(raw))
 
     @classmethod
     def fields(cls, raw: Record) -> dict[str, Any]:

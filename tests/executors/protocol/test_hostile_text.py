@@ -1,0 +1,127 @@
+"""Text of strangers is read in bounded time, and in bounded memory.
+
+The limits are generous: what they are there to catch took minutes.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+
+import pytest
+
+from apps import errors
+from apps.executors.protocol import codec, parsing, replies
+from apps.executors.protocol.messages import Cancel, ListWorkflows
+
+TRACE = "Traceback (most recent call last)"
+PATIENCE_SECS = 5.0
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"boom: {TRACE}\n" + "Error" * 200_000,
+        f"boom: {TRACE}\n" + "a.Error" * 150_000 + " ",
+        f"boom: {TRACE}\n" + "Error\n" * 200_000,
+        f"boom: {TRACE}" * 30_000,
+        "\n" * 1_000_000,
+        " " * 1_000_000 + "x",
+        "Exc" * 300_000 + ":",
+    ],
+    ids=range(7),
+)
+def test_error_texts_made_for_backtracking(text: str) -> None:
+    begun = time.monotonic()
+    reply = codec.parse_reply(Cancel(("w",)), json.dumps({"error_message": text}))
+    summary = codec.error_summary(reply.error_message or "")
+    codec.error_summary(text)
+
+    assert time.monotonic() - begun < PATIENCE_SECS
+    assert len(summary) <= codec.SUMMARY_CHARS
+    assert len(reply.error_message or "") <= 2 * replies.ERROR_CHARS + 3
+
+
+@pytest.mark.parametrize(
+    ("text", "summary"),
+    [
+        ("no such workflow", "no such workflow"),
+        (
+            f"Exception encountered: {TRACE}:\n  File 'a.py'\n"
+            "sqlalchemy.exc.OperationalError: locked\n",
+            "Exception encountered: sqlalchemy.exc.OperationalError: locked",
+        ),
+        (f"failed: {TRACE}:\n  File 'a.py'\n", "failed"),
+        (f"failed: {TRACE}:\nnot one: Error\nMyException: x", "failed: MyException: x"),
+        ("", "The executor gave no reason."),
+    ],
+)
+def test_summary_is_the_last_line_of_a_trace(text: str, summary: str) -> None:
+    assert codec.error_summary(text) == summary
+
+
+def test_the_end_of_a_long_trace_is_kept() -> None:
+    text = f"failed: {TRACE}:\n" + "  File 'a.py'\n" * 10_000 + "ValueError: no\n"
+    reply = replies.SuccessReply.parse({"error_message": text})
+
+    assert codec.error_summary(reply.error_message or "") == "failed: ValueError: no"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["x" * 1_000_000, '"request_id"' * 100_000, '"request_id":"' + "\\" * 1_000_000],
+)
+def test_a_frame_without_an_id_at_its_head_is_for_nobody(text: str) -> None:
+    begun = time.monotonic()
+
+    assert codec.peek_request_id(text) is None
+    assert codec.peek_request_id(text + '"request_id": "1"}') is None
+    assert time.monotonic() - begun < PATIENCE_SECS
+
+
+def answer(members: str) -> str:
+    return '{"request_id": "1", "output": [' + members + "]}"
+
+
+@pytest.mark.parametrize("value", ["{}", "1", '""', "[]", "null", "-0.5"])
+def test_a_reply_of_nothing_but_values_lets_others_run(value: str) -> None:
+    text = answer(",".join([value] * (8 * 2**20 // (len(value) + 1))))
+    longest, stop = [0.0], threading.Event()
+
+    def watch() -> None:
+        last = time.monotonic()
+        while not stop.wait(0.001):
+            longest[0] = max(longest[0], time.monotonic() - last)
+            last = time.monotonic()
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        with pytest.raises(errors.ProtocolError, match="holds more than"):
+            codec.parse_reply(ListWorkflows(), text)
+    finally:
+        stop.set()
+        watcher.join()
+
+    assert longest[0] < 1.0
+
+
+def test_a_long_reply_with_many_commas_in_a_text_is_read() -> None:
+    row = {"WorkflowUUID": "w", "Input": "1.5," * 500_000, "Priority": 3}
+    text = json.dumps({"request_id": "1", "output": [row], "error_message": None})
+
+    [found] = codec.parse_reply(ListWorkflows(), text).output
+
+    assert len(text) > parsing.PLAIN_CHARS
+    assert (found.workflow_id, found.input, found.priority) == ("w", row["Input"], 3)
+
+
+@pytest.mark.parametrize("depth", [900, 100_000, 3_000_000])
+@pytest.mark.parametrize("member", ["output", "error_message"])
+def test_deep_nesting_is_no_reply(member: str, depth: int) -> None:
+    text = f'{{"{member}": ' + "[" * depth + "]" * depth + "}"
+    try:
+        codec.parse_reply(ListWorkflows(), text)
+    except errors.ProtocolError as exc:
+        assert "not JSON" in exc.message or "holds more than" in exc.message
