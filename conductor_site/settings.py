@@ -137,6 +137,22 @@ if CONDUCTOR_TRUSTED_PROXIES < 0 or CONDUCTOR_MAX_BODY_BYTES < 1:
 # Of an executor's answer. Exports of large workflows may need more.
 CONDUCTOR_MAX_MESSAGE_BYTES = env.envint("CONDUCTOR_MAX_MESSAGE_BYTES", 16 * 2**20)
 
+# Quotas. Of connections, each server process counts its own.
+CONDUCTOR_MAX_EXECUTORS = env.envint("CONDUCTOR_MAX_EXECUTORS", 20_000)
+CONDUCTOR_MAX_CONNECTIONS_PER_APPLICATION = env.envint(
+    "CONDUCTOR_MAX_CONNECTIONS_PER_APPLICATION", 20_000
+)
+CONDUCTOR_MAX_CONNECTIONS_PER_KEY = env.envint(
+    "CONDUCTOR_MAX_CONNECTIONS_PER_KEY", 20_000
+)
+CONDUCTOR_MAX_CONNECTIONS_PER_ORGANIZATION = env.envint(
+    "CONDUCTOR_MAX_CONNECTIONS_PER_ORGANIZATION", 30_000
+)
+# How long what is over is kept.
+CONDUCTOR_RECOVERY_RETENTION_DAYS = env.envint("CONDUCTOR_RECOVERY_RETENTION_DAYS", 90)
+CONDUCTOR_COMMAND_RETENTION_DAYS = env.envint("CONDUCTOR_COMMAND_RETENTION_DAYS", 90)
+CONDUCTOR_REJECTED_RETENTION_DAYS = env.envint("CONDUCTOR_REJECTED_RETENTION_DAYS", 30)
+
 # --- Django ----------------------------------------------------------------------
 ALLOWED_HOSTS = env.envlist("ALLOWED_HOSTS", ["localhost", "127.0.0.1", "[::1]"])
 CSRF_TRUSTED_ORIGINS = env.envlist("CSRF_TRUSTED_ORIGINS", [])
@@ -397,6 +413,8 @@ CELERY_BEAT_SCHEDULE: dict[str, dict[str, Any]] = {
         "task": "workflows.close_abandoned_commands",
         **_every(60.0),
     },
+    "forget-old-recoveries": {"task": "executors.forget_old", **_every(600.0)},
+    "forget-old-commands": {"task": "workflows.forget_old_commands", **_every(600.0)},
 }
 
 LOGGING = build_logging(

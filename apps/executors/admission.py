@@ -12,7 +12,7 @@ import json
 import time
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from django.conf import settings
@@ -40,6 +40,7 @@ Reason = RejectedConnection.Reason
 class Admitted:
     application_id: int
     api_key_id: int | None
+    organization_id: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,12 @@ class Refused:
 
     def body(self) -> bytes:
         """RFC 9457 problem. Short, UTF-8 and JSON: anything else harms old SDKs."""
-        titles = {401: "Unauthorized", 403: "Forbidden", 404: "Not Found"}
+        titles = {
+            401: "Unauthorized",
+            403: "Forbidden",
+            404: "Not Found",
+            429: "Too Many Requests",
+        }
         return json.dumps(
             {
                 "title": titles.get(self.status, "Service Unavailable"),
@@ -128,7 +134,7 @@ def _judge_without_keys(application_name: str) -> Verdict:
     ).first()
     if application is None:
         return Refused(404, f"No application named {application_name!r}. Register it.")
-    return Admitted(application.pk, None)
+    return Admitted(application.pk, None, application.organization_id)
 
 
 def _judge_key(key: ApiKey, application_name: str, now: datetime) -> Verdict:
@@ -161,7 +167,7 @@ def _judge_key(key: ApiKey, application_name: str, now: datetime) -> Verdict:
             Reason.WRONG_APPLICATION,
             f"API key {key.name!r} is not for application {application_name!r}.",
         )
-    return Admitted(application.pk, key.pk)
+    return Admitted(application.pk, key.pk, key.organization_id)
 
 
 def _why_unusable(key: ApiKey) -> str:
@@ -198,6 +204,17 @@ def reconsider(admitted: Collection[Admitted]) -> dict[Admitted, str]:
 def forget_verdicts() -> None:
     """Let every next attempt be judged anew. Call it on the server's loop."""
     _remembered.clear()
+
+
+def refuse_surplus(
+    admitted: Admitted, detail: str, application_name: str, remote_ip: str
+) -> Refused:
+    """Refuse, and count, who may connect and is one too many."""
+    refused = Refused(
+        429, detail, Reason.OVER_QUOTA, admitted.organization_id, admitted.api_key_id
+    )
+    _count(refused, storable_text(application_name, MAX_NAME_CHARS), remote_ip)
+    return refused
 
 
 def _count(refused: Refused, application_name: str, remote_ip: str) -> None:

@@ -18,8 +18,8 @@ from django.conf import settings
 from django.contrib.auth.models import User
 
 from apps import errors
-from apps.executors import admission, live, runtime
-from apps.executors.admission import Refused
+from apps.executors import admission, live, quotas, runtime
+from apps.executors.admission import Admitted, Refused
 from apps.executors.presence import Registration
 from apps.executors.protocol import codec
 from apps.executors.protocol.messages import ExecutorInfo
@@ -78,6 +78,7 @@ class _RefusingConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]
 class ExecutorConsumer(_RefusingConsumer):
     """One executor process, from handshake to disconnect."""
 
+    admitted: Admitted | None = None
     socket: Socket | None = None
     introduction: asyncio.Task[None] | None = None
 
@@ -93,9 +94,14 @@ class ExecutorConsumer(_RefusingConsumer):
             verdict = Refused(
                 503, "Conductor cannot reach its database. Retrying helps."
             )
+        if isinstance(verdict, Admitted) and (surplus := quotas.take(verdict)):
+            verdict = admission.refuse_surplus(
+                verdict, surplus, route["application_name"], remote_ip
+            )
         if isinstance(verdict, Refused):
             await self.refuse(verdict)
             return
+        self.admitted = verdict
         self.socket = Socket(
             connection_id=str(uuid.uuid4()),
             application_id=verdict.application_id,
@@ -151,6 +157,8 @@ class ExecutorConsumer(_RefusingConsumer):
         # No SDK sends binary frames; one that comes is dropped, not answered.
 
     async def disconnect(self, code: int) -> None:
+        if self.admitted is not None:
+            quotas.give_back(self.admitted)
         if self.introduction is not None:
             self.introduction.cancel()
         if self.socket is not None:

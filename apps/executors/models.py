@@ -138,7 +138,23 @@ class Recovery(models.Model):
             )
         ]
         indexes = [
-            models.Index(fields=["state", "next_try_at"], name="recovery_due"),
+            # What is due, application by application: see recovery._due.
+            models.Index(
+                fields=["application", "next_try_at"],
+                condition=models.Q(state="WAITING"),
+                name="recovery_waiting",
+            ),
+            models.Index(
+                fields=["application", "lease_expires_at"],
+                condition=models.Q(state="REQUESTED"),
+                name="recovery_requested",
+            ),
+            # What is closed, the oldest first: see retention.
+            models.Index(
+                fields=["dead_at"],
+                condition=models.Q(state__in=("CONFIRMED", "RETURNED")),
+                name="recovery_closed",
+            ),
             models.Index(fields=["application", "-id"], name="recovery_newest"),
             models.Index(
                 fields=["application", "state", "-id"], name="recovery_by_state"
@@ -188,6 +204,7 @@ class RejectedConnection(models.Model):
         UNKNOWN_APPLICATION = "unknown_application"
         WRONG_APPLICATION = "wrong_application"
         MISSING_PERMISSION = "missing_permission"
+        OVER_QUOTA = "over_quota"
 
     organization = models.ForeignKey(
         Organization, models.CASCADE, related_name="rejected_connections"

@@ -550,4 +550,8 @@ _WORDS: dict[RejectedConnection.Reason, tuple[str, str]] = {
         "the key may not connect executors",
         "Use a key with the permission websocket.connect.",
     ),
+    RejectedConnection.Reason.OVER_QUOTA: (
+        "there are as many connections as are allowed already",
+        "Look for processes that connect over and over, or have the limit raised.",
+    ),
 }

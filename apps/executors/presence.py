@@ -8,13 +8,16 @@ executor's life; docs/adr/0002 (the fence) and 0003 (the clock and outages).
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TypeVar
 
+from django.conf import settings
 from django.db import transaction
-from django.db.models import Case, Model, Q, QuerySet, When
+from django.db.models import Case, Count, F, Model, Q, QuerySet, When, Window
+from django.db.models.functions import RowNumber
 
 from apps.executors import clock, live, rollcall
 from apps.executors.models import Executor, Instance, PresenceClock, Recovery
@@ -62,6 +65,8 @@ class Registered:
 
     fenced: list[Registration]
     woke_recoveries: bool
+    # Executors that nobody knew, of applications that have as many as they may.
+    surplus: list[Registration] = field(default_factory=list)
 
 
 def register(registrations: Sequence[Registration], *, instance_id: str) -> Registered:
@@ -80,14 +85,39 @@ def register(registrations: Sequence[Registration], *, instance_id: str) -> Regi
         rows = Executor.objects.filter(
             application_id__in=applications, executor_id__in=ids
         )
-        list(rows.select_for_update().order_by("pk").values_list("pk"))
+        locked = rows.select_for_update().order_by("pk")
+        known = set(locked.values_list("application_id", "executor_id"))
+        surplus = _surplus(latest, known)
+        for item in surplus:
+            del latest[item.key]
         now = clock.now()
         fenced_keys = _close_recoveries_of(applications, ids, latest.keys(), now)
         admitted = [item for key, item in latest.items() if key not in fenced_keys]
         _upsert(admitted, instance_id, now)
         keys.touch({i.api_key_id for i in admitted if i.api_key_id}, now)
     fenced = [item for key, item in latest.items() if key in fenced_keys]
-    return Registered(fenced, _wake_waiting_recoveries(admitted, now))
+    return Registered(fenced, _wake_waiting_recoveries(admitted, now), surplus)
+
+
+def _surplus(latest: Mapping[Key, Registration], known: set[Key]) -> list[Registration]:
+    """Return those of executors that have no row, beyond what an application may have.
+
+    An executor that is known always comes back, however many dead siblings it has.
+    Queries: one, where there are any new ones.
+    """
+    new = [item for key, item in latest.items() if key not in known]
+    if not new:
+        return []
+    rows = Executor.objects.filter(application_id__in={i.application_id for i in new})
+    counts = Counter(
+        dict(rows.values_list("application_id").annotate(n=Count("pk")).order_by())
+    )
+    surplus = []
+    for item in new:
+        counts[item.application_id] += 1
+        if counts[item.application_id] > settings.CONDUCTOR_MAX_EXECUTORS:
+            surplus.append(item)
+    return surplus
 
 
 def _close_recoveries_of(
@@ -390,7 +420,16 @@ def _overdue(now: datetime, *, limit: int) -> list[Executor]:
         overdue |= Q(application_id=application_id, disconnected_at__lte=limit_at)
     if not overdue:
         return []
-    return list(waiting.filter(overdue).order_by("pk")[:limit])
+    # One of each application first, then their second ones: thousands of one stand
+    # before nobody.
+    turn = Window(
+        RowNumber(),
+        partition_by=F("application_id"),
+        order_by=[F("disconnected_at"), F("pk")],
+    )
+    return list(
+        waiting.filter(overdue).annotate(turn=turn).order_by("turn", "pk")[:limit]
+    )
 
 
 def _declare_dead(overdue: list[Executor], now: datetime, alive: set[str]) -> int:

@@ -20,13 +20,13 @@ import random
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
 
 from django.db import transaction
-from django.db.models import F, Q
+from django.db.models import Exists, F, OuterRef, Q
 from django.db.models.functions import Coalesce
 
 from apps import errors
@@ -43,7 +43,8 @@ from apps.registry.services import audited
 
 logger = logging.getLogger(__name__)
 
-DUE_LIMIT = 2_000
+# Of one application, so many are in hand at a time; more would only wait there.
+IN_HAND_LIMIT = 1_000
 # Executors named in one order. Old SDKs start the work inside the request.
 ORDER_LIMIT = 100
 ORDER_TIMEOUT_S = 25.0
@@ -58,11 +59,13 @@ RECHECK_WAITING = timedelta(seconds=30)
 FIRST_RETRY_S = 2.0
 MAX_RETRY_S = 60.0
 MAX_DOUBLINGS = 10
+# Of a recovery's attempts, so many of the first and of the last stay in the ledger.
+ATTEMPTS_KEPT = 50
 
 State = Recovery.State
-# Each holds a database connection while it waits for an executor.
 _lanes = Lanes("recovery", per_owner=4, total=16)
-_in_hand: set[int] = set()
+# application → its recoveries that a thread of this process works on, or will
+_in_hand: dict[int, set[int]] = {}
 _in_hand_lock = threading.Lock()
 
 
@@ -102,7 +105,7 @@ def sweep() -> int:
     Safe to run at any time, in any number of processes. Orders go out before proofs are
     asked for.
     """
-    orders, strays = _plan(clock.now(), leave_out=frozenset())
+    orders, strays = _plan(clock.now(), in_hand={})
     given = [taken for order in orders if (taken := _give(order))]
     return sum(map(_prove_all, given)) + sum(map(_examine_stray, strays))
 
@@ -110,14 +113,20 @@ def sweep() -> int:
 def sweep_in_background() -> None:
     """`sweep`, without waiting for any executor: one that hangs holds up nobody."""
     with _in_hand_lock:
-        busy = frozenset(_in_hand)
-    orders, strays = _plan(clock.now(), leave_out=busy)
+        in_hand = {pk: frozenset(busy) for pk, busy in _in_hand.items()}
+    orders, strays = _plan(clock.now(), in_hand=in_hand)
     for function, order in [(_give_then_prove, order) for order in orders] + [
         (_examine_then_let_go, stray) for stray in strays
     ]:
         with _in_hand_lock:
-            _in_hand.update(order.recovery_ids)
-        _lanes.submit(order.application.pk, partial(function, order))
+            busy = _in_hand.setdefault(order.application.pk, set())
+            busy.update(order.recovery_ids)
+        _submit(order, partial(function, order))
+
+
+def _submit(order: Order, work: Callable[[], object]) -> None:
+    application = order.application
+    _lanes.submit(application.pk, work, tenant=application.organization_id)
 
 
 def _give_then_prove(order: Order) -> None:
@@ -129,7 +138,7 @@ def _give_then_prove(order: Order) -> None:
             _let_go(order)
     if taken is not None:
         # Behind the orders that still wait: those matter more than proofs.
-        _lanes.submit(order.application.pk, partial(_prove_then_let_go, taken))
+        _submit(order, partial(_prove_then_let_go, taken))
 
 
 def _prove_then_let_go(taken: HandOver) -> None:
@@ -148,7 +157,10 @@ def _examine_then_let_go(stray: Order) -> None:
 
 def _let_go(order: Order) -> None:
     with _in_hand_lock:
-        _in_hand.difference_update(order.recovery_ids)
+        busy = _in_hand.get(order.application.pk, set())
+        busy.difference_update(order.recovery_ids)
+        if not busy:
+            _in_hand.pop(order.application.pk, None)
 
 
 def retry_now(*, actor: Actor, recovery: Recovery) -> None:
@@ -180,29 +192,51 @@ def _due(now: datetime) -> Q:
 
 
 def _plan(
-    now: datetime, *, leave_out: frozenset[int]
+    now: datetime, *, in_hand: Mapping[int, frozenset[int]]
 ) -> tuple[list[Order], list[Order]]:
     """Return the orders to give, and the strays: those of a version that nobody runs,
-    with an executor of another version that can at least be asked about them."""
+    with an executor of another version that can at least be asked about them.
+
+    Each application by itself, so that one's thousands never stand before another's.
+    """
     if not presence.is_witnessed(now):
         return [], []
-    groups: dict[tuple[int, str], list[Recovery]] = defaultdict(list)
-    due = Recovery.objects.filter(_due(now)).select_related("application")
-    for recovery in due.order_by("next_try_at", "pk")[:DUE_LIMIT]:
-        if recovery.pk not in leave_out:
-            version = recovery.application_version
-            groups[recovery.application_id, version].append(recovery)
     orders: list[Order] = []
     strays: list[Order] = []
-    for (_, version), recoveries in groups.items():
-        application = recoveries[0].application
-        if able := gateway.healthy_targets(application, application_version=version):
-            orders += _spread(application, recoveries, able)
-            continue
-        if others := gateway.healthy_targets(application):
-            strays += _spread(application, recoveries, others)
-        _wait_for_version(recoveries, version, now)
+    for application in _applications_due(now):
+        due = _due_of(application, now, in_hand.get(application.pk, frozenset()))
+        for version, recoveries in due.items():
+            if able := gateway.healthy_targets(
+                application, application_version=version
+            ):
+                orders += _spread(application, recoveries, able)
+                continue
+            if others := gateway.healthy_targets(application):
+                strays += _spread(application, recoveries, others)
+            _wait_for_version(recoveries, version, now)
     return orders, strays
+
+
+def _applications_due(now: datetime) -> list[Application]:
+    """Return the applications that have something due, in any order.
+
+    Queries: one, of which each application with open recoveries costs a look into an
+    index, however many it has.
+    """
+    due = Recovery.objects.filter(_due(now), application=OuterRef("pk"))
+    return list(Application.objects.filter(Exists(due)).order_by("?"))
+
+
+def _due_of(
+    application: Application, now: datetime, in_hand: frozenset[int]
+) -> dict[str, list[Recovery]]:
+    """Return what is due of one application and not in hand yet, by version."""
+    by_version: dict[str, list[Recovery]] = defaultdict(list)
+    due = Recovery.objects.filter(_due(now), application=application)
+    due = due.exclude(pk__in=in_hand).order_by("next_try_at", "pk")
+    for recovery in due[: max(IN_HAND_LIMIT - len(in_hand), 0)]:
+        by_version[recovery.application_version].append(recovery)
+    return by_version
 
 
 def _spread(
@@ -528,6 +562,19 @@ def _record_attempt(
         outcome=outcome,
         detail=detail[:500],
     )
+    if recovery.attempts % ATTEMPTS_KEPT == 0:
+        _forget_attempts(recovery)
+
+
+def _forget_attempts(recovery: Recovery) -> None:
+    """Keep the first attempts and the newest; one may be tried again for ever."""
+    ids = recovery.attempt_set.order_by("pk").values_list("pk", flat=True)
+    newest = recovery.attempt_set.order_by("-pk").values_list("pk", flat=True)
+    between = list(ids[ATTEMPTS_KEPT : 3 * ATTEMPTS_KEPT])
+    kept = set(newest[:ATTEMPTS_KEPT])
+    recovery.attempt_set.filter(
+        pk__in=[pk for pk in between if pk not in kept]
+    ).delete()
 
 
 def _pending(recovery: Recovery, left: Left) -> dict[str, object]:

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
+from django.conf import settings
 from django.db import close_old_connections, connections
 from django.db.utils import DatabaseError, InterfaceError, OperationalError
 
@@ -198,6 +199,7 @@ async def _write_batch(instance: _Instance) -> bool:
         disconnects = []
     del instance.registrations[: len(registrations)]
     del instance.disconnects[: len(disconnects)]
+    _dismiss_surplus(result.surplus)
     if result.fenced:
         instance.loop.call_later(FENCED_RETRY_SECS, _again, instance, result.fenced)
     if result.woke_recoveries:
@@ -212,6 +214,7 @@ async def _write_singly(
     """Something in the batch cannot be stored. One executor must not keep the others
     from being registered: each is written alone, and the one that fails is closed."""
     fenced: list[Registration] = []
+    surplus: list[Registration] = []
     woke = False
     for registration in registrations:
         try:
@@ -229,8 +232,22 @@ async def _write_singly(
             )
         else:
             fenced += result.fenced
+            surplus += result.surplus
             woke = woke or result.woke_recoveries
-    return presence.Registered(fenced, woke)
+    return presence.Registered(fenced, woke, surplus)
+
+
+def _dismiss_surplus(registrations: list[Registration]) -> None:
+    for registration in registrations:
+        _dismiss(
+            registration.connection_id,
+            POLICY_VIOLATION,
+            f"the application has {settings.CONDUCTOR_MAX_EXECUTORS} executors already",
+        )
+    if registrations:
+        logger.warning(
+            "executors over the quota", extra={"executors": len(registrations)}
+        )
 
 
 def _again(instance: _Instance, registrations: list[Registration]) -> None:

@@ -8,9 +8,11 @@ from celery import shared_task
 from django.db.utils import InterfaceError, OperationalError
 from kombu import exceptions as broker
 
-from apps.executors import presence, recovery
+from apps.executors import presence, recovery, retention
 
 logger = logging.getLogger(__name__)
+
+FORGOTTEN_PER_TICK = 10_000
 
 
 @shared_task(name="executors.sweep")
@@ -24,6 +26,15 @@ def sweep() -> None:
         recovery.sweep_in_background()
     except (OperationalError, InterfaceError) as exc:
         logger.warning("not swept; the next beat does", extra={"error": str(exc)})
+
+
+@shared_task(name="executors.forget_old", soft_time_limit=60, time_limit=90)
+def forget_old() -> None:
+    """Forget recoveries and rejected connections that are long over."""
+    try:
+        retention.forget_old(limit=FORGOTTEN_PER_TICK)
+    except (OperationalError, InterfaceError) as exc:
+        logger.warning("not forgotten; the next beat does", extra={"error": str(exc)})
 
 
 def nudge() -> None:

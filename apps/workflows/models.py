@@ -145,6 +145,7 @@ class WorkflowCommand(models.Model):
     class Meta:
         indexes = [
             models.Index(fields=["application", "-id"], name="command_newest"),
+            models.Index(fields=["created_at"], name="command_oldest"),
             # Those that somebody has to close.
             models.Index(
                 fields=["created_at"],

@@ -25,3 +25,12 @@ def sync_snapshots() -> None:
 def close_abandoned_commands() -> None:
     """Say of commands whose sender is gone that nobody knows what became of them."""
     records.close_abandoned()
+
+
+@shared_task(name="workflows.forget_old_commands", soft_time_limit=60, time_limit=90)
+def forget_old_commands() -> None:
+    """Forget commands that are long over; the audit log keeps its own entries."""
+    try:
+        records.forget_old(limit=10_000)
+    except (OperationalError, InterfaceError) as exc:
+        logger.warning("not forgotten; the next beat does", extra={"error": str(exc)})

@@ -118,7 +118,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 @pytest.fixture
 def collect(monkeypatch: pytest.MonkeyPatch, oracle: Oracle) -> Callable[[], None]:
     """One tick, whose runs end before it does."""
-    monkeypatch.setattr(collection._lanes, "submit", lambda _, work: work())
+    monkeypatch.setattr(collection._lanes, "submit", lambda _, work, **__: work())
     return collection.collect_in_background
 
 

@@ -78,7 +78,11 @@ def collect_in_background() -> None:
             if collection.pk in _in_hand:
                 continue
             _in_hand.add(collection.pk)
-        _lanes.submit(collection.application_id, partial(_run, collection))
+        _lanes.submit(
+            collection.application_id,
+            partial(_run, collection),
+            tenant=collection.application.organization_id,
+        )
 
 
 def _run(collection: MetricCollection) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+from django.conf import settings
 from django.db import transaction
 
 from apps import errors
@@ -130,3 +131,15 @@ def _close(
             outcome=outcome,
         )
     return True
+
+
+def forget_old(*, limit: int) -> int:
+    """Delete up to `limit` closed commands older than their retention; return how
+    many. Their audit entries stay."""
+    age = timedelta(days=settings.CONDUCTOR_COMMAND_RETENTION_DAYS)
+    old = WorkflowCommand.objects.filter(created_at__lt=clock.now() - age)
+    ids = old.exclude(state=State.SENT).order_by("created_at").values_list("pk")
+    count, _ = WorkflowCommand.objects.filter(
+        pk__in=[pk for (pk,) in ids[:limit]]
+    ).delete()
+    return count
