@@ -75,7 +75,11 @@ class Executor(models.Model):
             )
         ]
         indexes = [
-            models.Index(fields=["state", "disconnected_at"], name="executor_overdue"),
+            models.Index(
+                fields=["application", "disconnected_at", "id"],
+                condition=models.Q(state="DISCONNECTED"),
+                name="executor_disconnected",
+            ),
             models.Index(fields=["instance_id", "state"], name="executor_by_instance"),
             models.Index(
                 fields=["application", "state", "application_version"],
@@ -138,7 +142,17 @@ class Recovery(models.Model):
             )
         ]
         indexes = [
-            models.Index(fields=["state", "next_try_at"], name="recovery_due"),
+            # What is due of each application: recovery._applications_due.
+            models.Index(
+                fields=["application", "next_try_at", "id"],
+                condition=models.Q(state="WAITING"),
+                name="recovery_waiting",
+            ),
+            models.Index(
+                fields=["application", "lease_expires_at", "id"],
+                condition=models.Q(state="REQUESTED"),
+                name="recovery_requested",
+            ),
             models.Index(fields=["application", "-id"], name="recovery_newest"),
             models.Index(
                 fields=["application", "state", "-id"], name="recovery_by_state"

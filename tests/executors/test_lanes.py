@@ -45,3 +45,33 @@ def test_work_that_fails_does_not_end_the_lane() -> None:
     lanes.submit(1, done.set)
 
     assert done.wait(WAIT_SECS)
+
+
+def test_groups_whose_work_all_hangs_do_not_keep_a_newcomer_out() -> None:
+    """Before, four owners with four threads each held all sixteen."""
+    lanes = Lanes("test", per_owner=4, per_group=4, total=8, reserve=8)
+    hang, done = threading.Event(), threading.Event()
+    for group in range(10):
+        for owner in range(10 * group, 10 * group + 10):
+            lanes.submit(owner, lambda: hang.wait(WAIT_SECS), group=group)
+
+    lanes.submit(1_000, done.set, group=1_000)
+
+    assert done.wait(WAIT_SECS)
+    hang.set()
+
+
+def test_a_group_runs_no_more_than_its_share() -> None:
+    lanes = Lanes("test", per_owner=4, per_group=3, total=8, reserve=8)
+    hang, begun = threading.Event(), threading.Semaphore(0)
+
+    def work() -> None:
+        begun.release()
+        hang.wait(WAIT_SECS)
+
+    for owner in range(10):
+        lanes.submit(owner, work, group=1)
+
+    assert [begun.acquire(timeout=0.5) for _ in range(4)] == [True] * 3 + [False]
+    hang.set()
+    assert all(begun.acquire(timeout=WAIT_SECS) for _ in range(7))
