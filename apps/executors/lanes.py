@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections import Counter, deque
 from collections.abc import Callable
 
@@ -16,73 +15,79 @@ from django.db import connections
 logger = logging.getLogger(__name__)
 
 Work = Callable[[], object]
+# Group and owner.
+_Key = tuple[int, int]
 
 
 class Lanes:
-    """Daemon threads: at most `per_owner` for each owner's work, and `total` together.
+    """At most `total` daemon threads: `per_owner` for each owner's work, `per_group`
+    for that of all owners of one group (an organization).
 
-    Every tenant, whose the owners are, may always have `per_owner` of them, up to
-    `most` together: however much of others' work hangs, its own begins at once.
+    Beyond `total` there are `reserve` more, each for a group that has none running: so
+    the work of groups that all hang keeps a newcomer from its first turn only when
+    there are more of them than the reserve holds.
     """
 
     def __init__(
-        self, name: str, *, per_owner: int, total: int, most: int = 128
+        self,
+        name: str,
+        *,
+        per_owner: int,
+        total: int,
+        per_group: int | None = None,
+        reserve: int = 0,
     ) -> None:
         self.name, self.per_owner, self.total = name, per_owner, total
-        self.most = max(most, total)
+        self.per_group = total if per_group is None else per_group
+        self.reserve = reserve
         self._lock = threading.Lock()
-        self._waiting: dict[int, deque[Work]] = {}
-        self._running: Counter[int] = Counter()
-        self._running_of: Counter[int] = Counter()
-        # The tenant of each owner of whom something waits or runs.
-        self._tenants: dict[int, int] = {}
+        self._waiting: dict[_Key, deque[Work]] = {}
+        self._running: Counter[_Key] = Counter()
+        self._running_groups: Counter[int] = Counter()
 
-    def submit(self, owner: int, work: Work, *, tenant: int) -> None:
-        """Have it run soon, after what the owner submitted before. Never blocks."""
+    def submit(self, owner: int, work: Work, *, group: int | None = None) -> None:
+        """Have it run soon, after what the owner submitted before. Never blocks.
+
+        An owner without a group is one of its own.
+        """
+        key = (owner if group is None else group, owner)
         with self._lock:
-            self._tenants[owner] = tenant
-            self._waiting.setdefault(owner, deque()).append(work)
-            if not self._may_begin(owner):
+            self._waiting.setdefault(key, deque()).append(work)
+            if not self._may_run(key):
                 return
-            self._begin(owner)
+            self._count(key, 1)
         threading.Thread(
-            target=self._run, args=(owner,), name=self.name, daemon=True
+            target=self._run, args=(key,), name=self.name, daemon=True
         ).start()
 
-    def join(self) -> None:
-        """Wait until nothing waits or runs any more; for tests and orderly ends."""
-        while self._running or self._waiting:
-            time.sleep(0.01)
-
-    def _may_begin(self, owner: int) -> bool:
-        if self._running[owner] >= self.per_owner:
+    def _may_run(self, key: _Key) -> bool:
+        group, _ = key
+        if self._running[key] >= self.per_owner:
             return False
-        is_guaranteed = self._running_of[self._tenants[owner]] < self.per_owner
-        return self._running.total() < (self.most if is_guaranteed else self.total)
+        if self._running_groups[group] >= self.per_group:
+            return False
+        running = self._running.total()
+        if self._running_groups[group] == 0:
+            return running < self.total + self.reserve
+        return running < self.total
 
-    def _begin(self, owner: int) -> None:
-        self._running[owner] += 1
-        self._running_of[self._tenants[owner]] += 1
+    def _count(self, key: _Key, change: int) -> None:
+        group, _ = key
+        self._running[key] += change
+        self._running_groups[group] += change
+        if not self._running[key]:
+            del self._running[key]
+        if not self._running_groups[group]:
+            del self._running_groups[group]
 
-    def _end(self, owner: int) -> None:
-        for running, key in (
-            (self._running_of, self._tenants[owner]),
-            (self._running, owner),
-        ):
-            running[key] -= 1
-            if not running[key]:
-                del running[key]
-        if owner not in self._running and owner not in self._waiting:
-            del self._tenants[owner]
-
-    def _run(self, owner: int) -> None:
+    def _run(self, key: _Key) -> None:
         try:
             while True:
                 with self._lock:
-                    taken = self._take(owner)
+                    taken = self._take(key)
                     if taken is None:
                         return
-                owner, work = taken
+                key, work = taken
                 try:
                     work()
                 except Exception:
@@ -90,16 +95,16 @@ class Lanes:
         finally:
             connections.close_all()
 
-    def _take(self, owner: int) -> tuple[int, Work] | None:
+    def _take(self, key: _Key) -> tuple[_Key, Work] | None:
         """End the owner's turn; begin the turn of whoever waits longest."""
-        self._end(owner)
+        self._count(key, -1)
         for candidate, queue in self._waiting.items():
-            if self._may_begin(candidate):
+            if self._may_run(candidate):
                 work = queue.popleft()
                 # Whoever had a turn goes to the end of the line.
                 del self._waiting[candidate]
                 if queue:
                     self._waiting[candidate] = queue
-                self._begin(candidate)
+                self._count(candidate, 1)
                 return candidate, work
         return None

@@ -75,7 +75,11 @@ class Executor(models.Model):
             )
         ]
         indexes = [
-            models.Index(fields=["state", "disconnected_at"], name="executor_overdue"),
+            models.Index(
+                fields=["application", "disconnected_at", "id"],
+                condition=models.Q(state="DISCONNECTED"),
+                name="executor_disconnected",
+            ),
             models.Index(fields=["instance_id", "state"], name="executor_by_instance"),
             models.Index(
                 fields=["application", "state", "application_version"],
@@ -138,14 +142,14 @@ class Recovery(models.Model):
             )
         ]
         indexes = [
-            # What is due, application by application: see recovery._due.
+            # What is due of each application: recovery._applications_due.
             models.Index(
-                fields=["application", "next_try_at"],
+                fields=["application", "next_try_at", "id"],
                 condition=models.Q(state="WAITING"),
                 name="recovery_waiting",
             ),
             models.Index(
-                fields=["application", "lease_expires_at"],
+                fields=["application", "lease_expires_at", "id"],
                 condition=models.Q(state="REQUESTED"),
                 name="recovery_requested",
             ),

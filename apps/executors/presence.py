@@ -8,6 +8,7 @@ executor's life; docs/adr/0002 (the fence) and 0003 (the clock and outages).
 from __future__ import annotations
 
 import logging
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,13 +17,22 @@ from typing import TypeVar
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import Case, Count, F, Model, Q, QuerySet, When, Window
-from django.db.models.functions import RowNumber
+from django.db.models import (
+    Case,
+    Count,
+    Model,
+    OuterRef,
+    Q,
+    QuerySet,
+    Subquery,
+    When,
+)
 
-from apps.executors import clock, live, rollcall
+from apps.executors import clock, fairness, live, rollcall
 from apps.executors.models import Executor, Instance, PresenceClock, Recovery
 from apps.executors.sockets import Key
 from apps.registry import keys
+from apps.registry.models import Application
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +47,11 @@ STALE_AFTER = timedelta(seconds=8)
 OUTAGE_AFTER = timedelta(seconds=2 * BEAT_SECS)
 # How long an order may keep its executors fenced: longer than all it may take.
 LEASE = timedelta(seconds=60)
+# How long one pass may declare, how many rows a transaction changes, and how many of
+# them are of one application while others wait.
+SWEEP_SECS = 1.5
+BATCH = 500
+PER_TURN = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -371,30 +386,27 @@ def find_drift(*, instance_id: str, connections: dict[str, Key]) -> Drift:
 def sweep() -> tuple[int, int]:
     """One pass of presence. Return how many became DISCONNECTED and how many DEAD.
 
-    Does nothing while no instance is alive: then nobody could come back.
+    Does nothing while no instance is alive: then nobody could come back. It ends after
+    `SWEEP_SECS`, and what is left to do is done by the next.
     """
     now = clock.now()
     alive = alive_instances(now)
     if not alive or not is_witnessed(now):
         return 0, 0
-    orphaned = dead = 0
-    while found := _disconnect_orphans(alive, now, limit=500):
-        orphaned += found
-    while overdue := _overdue(now, limit=500):
-        try:
-            found = _declare_dead(overdue, now, alive)
-        except rollcall.Unknown as exc:
-            logger.warning("nobody declared dead", extra={"reason": exc.message})
-            break
-        dead += found
-        if not found:
-            break
+    until = time.monotonic() + SWEEP_SECS
+    orphaned = _disconnect_orphans(alive, now, until=until)
+    dead = 0
+    try:
+        for overdue in _overdue(now, until=until):
+            dead += _declare_dead(overdue, now, alive)
+    except rollcall.Unknown as exc:
+        logger.warning("nobody declared dead", extra={"reason": exc.message})
     if orphaned or dead:
         logger.info("presence swept", extra={"disconnected": orphaned, "dead": dead})
     return orphaned, dead
 
 
-def _disconnect_orphans(alive: set[str], now: datetime, *, limit: int) -> int:
+def _disconnect_orphans(alive: set[str], now: datetime, *, until: float) -> int:
     """`HEALTHY → DISCONNECTED` for the executors of lost instances.
 
     An executor that connected lately has an instance that had no time to beat.
@@ -402,34 +414,91 @@ def _disconnect_orphans(alive: set[str], now: datetime, *, limit: int) -> int:
     orphans = Executor.objects.filter(
         state=Executor.State.HEALTHY, connected_at__lt=now - STALE_AFTER
     ).exclude(instance_id__in=alive)
+    ids = orphans.order_by().values_list("application_id", flat=True).distinct()
+    applications = fairness.in_turns(Application.objects.filter(pk__in=set(ids)))
+    orphaned = 0
+    while applications and time.monotonic() < until:
+        more = []
+        for application in applications:
+            found = _disconnect_some(orphans.filter(application=application), now)
+            orphaned += found
+            if found == BATCH:
+                more.append(application)
+        applications = more
+    return orphaned
+
+
+def _disconnect_some(orphans: QuerySet[Executor], now: datetime) -> int:
     with transaction.atomic():
         locked = orphans.select_for_update(skip_locked=True).order_by("pk")
-        ids = list(locked.values_list("pk", flat=True)[:limit])
+        ids = list(locked.values_list("pk", flat=True)[:BATCH])
         return _mark_disconnected(Executor.objects.filter(pk__in=ids), now)
 
 
-def _overdue(now: datetime, *, limit: int) -> list[Executor]:
-    """Return executors that are DISCONNECTED for longer than their timeout."""
-    waiting = Executor.objects.filter(state=Executor.State.DISCONNECTED)
-    timeouts = waiting.values_list(
-        "application_id", "application__executor_timeout_secs"
-    ).distinct()
-    overdue = Q()
-    for application_id, seconds in timeouts:
-        limit_at = now - timedelta(seconds=seconds)
-        overdue |= Q(application_id=application_id, disconnected_at__lte=limit_at)
-    if not overdue:
-        return []
-    # One of each application first, then their second ones: thousands of one stand
-    # before nobody.
-    turn = Window(
-        RowNumber(),
-        partition_by=F("application_id"),
-        order_by=[F("disconnected_at"), F("pk")],
+def _overdue(now: datetime, *, until: float) -> Iterable[list[Executor]]:
+    """Yield, in batches, executors that are DISCONNECTED for longer than their timeout.
+
+    A batch has a few of each application, so that the thousands of one keep no other
+    waiting, and one roll call is enough for all.
+    """
+    applications = _applications_overdue(now)
+    passed: dict[int, Executor] = {}
+    while applications and time.monotonic() < until:
+        more = []
+        batch: list[Executor] = []
+        for application in applications:
+            found = _overdue_of(application, now, passed.get(application.pk))
+            batch += found
+            if len(found) == PER_TURN:
+                passed[application.pk] = found[-1]
+                more.append(application)
+            if len(batch) >= BATCH:
+                yield batch
+                batch = []
+                if time.monotonic() > until:
+                    return
+        if batch:
+            yield batch
+        applications = more
+
+
+def _applications_overdue(now: datetime) -> list[Application]:
+    """Those that have an overdue executor. One step into an index for each."""
+    longest = (
+        Executor.objects.filter(
+            application=OuterRef("pk"), state=Executor.State.DISCONNECTED
+        )
+        .order_by("disconnected_at")
+        .values("disconnected_at")[:1]
     )
-    return list(
-        waiting.filter(overdue).annotate(turn=turn).order_by("turn", "pk")[:limit]
+    waiting = Application.objects.annotate(disconnected_at=Subquery(longest))
+    found = waiting.filter(disconnected_at__lte=now).only(
+        "organization_id", "executor_timeout_secs"
     )
+    return fairness.in_turns(
+        one for one in found if one.disconnected_at <= _limit_of(one, now)
+    )
+
+
+def _limit_of(application: Application, now: datetime) -> datetime:
+    return now - timedelta(seconds=application.executor_timeout_secs)
+
+
+def _overdue_of(
+    application: Application, now: datetime, after: Executor | None
+) -> list[Executor]:
+    overdue = Executor.objects.filter(
+        application=application,
+        state=Executor.State.DISCONNECTED,
+        disconnected_at__lte=_limit_of(application, now),
+    )
+    if after is not None:
+        # What somebody else holds locked is passed over, not read for ever.
+        overdue = overdue.filter(
+            Q(disconnected_at__gt=after.disconnected_at)
+            | Q(disconnected_at=after.disconnected_at, pk__gt=after.pk)
+        )
+    return list(overdue.order_by("disconnected_at", "pk")[:PER_TURN])
 
 
 def _declare_dead(overdue: list[Executor], now: datetime, alive: set[str]) -> int:

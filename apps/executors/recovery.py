@@ -20,19 +20,20 @@ import random
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
+from itertools import islice
 
 from django.db import transaction
-from django.db.models import Exists, F, OuterRef, Q
+from django.db.models import F, OuterRef, Q, QuerySet, Subquery
 from django.db.models.functions import Coalesce
 
 from apps import errors
-from apps.executors import clock, gateway, live, presence, rollcall
+from apps.executors import clock, fairness, gateway, live, presence, rollcall
 from apps.executors.gateway import Target
-from apps.executors.lanes import Lanes
+from apps.executors.lanes import Lanes, Work
 from apps.executors.models import Executor, Recovery, RecoveryAttempt
 from apps.executors.protocol import codec, messages
 from apps.executors.protocol.rows import WorkflowRow
@@ -43,8 +44,11 @@ from apps.registry.services import audited
 
 logger = logging.getLogger(__name__)
 
-# Of one application, so many are in hand at a time; more would only wait there.
-IN_HAND_LIMIT = 1_000
+# Orders of one application that are under way or wait for a thread of this process.
+# What is more stays a row, and costs a pass nothing.
+ORDERS_PER_APPLICATION = 20
+# A pass plans for so long; who had no turn has one in the next.
+PLAN_SECS = 1.5
 # Executors named in one order. Old SDKs start the work inside the request.
 ORDER_LIMIT = 100
 ORDER_TIMEOUT_S = 25.0
@@ -63,9 +67,9 @@ MAX_DOUBLINGS = 10
 ATTEMPTS_KEPT = 50
 
 State = Recovery.State
-_lanes = Lanes("recovery", per_owner=4, total=16)
-# application → its recoveries that a thread of this process works on, or will
-_in_hand: dict[int, set[int]] = {}
+# Threads that wait for an executor hold no database connection (loops.run), so there
+# may be many. A group is an organization.
+_lanes = Lanes("recovery", per_owner=4, per_group=12, total=48, reserve=200)
 _in_hand_lock = threading.Lock()
 
 
@@ -76,6 +80,10 @@ class Order:
     application: Application
     target: Target
     recovery_ids: tuple[int, ...]
+
+
+# By application, what this process has planned and not finished.
+_in_hand: dict[int, list[Order]] = {}
 
 
 @dataclass(slots=True)
@@ -113,20 +121,19 @@ def sweep() -> int:
 def sweep_in_background() -> None:
     """`sweep`, without waiting for any executor: one that hangs holds up nobody."""
     with _in_hand_lock:
-        in_hand = {pk: frozenset(busy) for pk, busy in _in_hand.items()}
+        in_hand = {pk: tuple(orders) for pk, orders in _in_hand.items()}
     orders, strays = _plan(clock.now(), in_hand=in_hand)
     for function, order in [(_give_then_prove, order) for order in orders] + [
         (_examine_then_let_go, stray) for stray in strays
     ]:
         with _in_hand_lock:
-            busy = _in_hand.setdefault(order.application.pk, set())
-            busy.update(order.recovery_ids)
+            _in_hand.setdefault(order.application.pk, []).append(order)
         _submit(order, partial(function, order))
 
 
-def _submit(order: Order, work: Callable[[], object]) -> None:
+def _submit(order: Order, work: Work) -> None:
     application = order.application
-    _lanes.submit(application.pk, work, tenant=application.organization_id)
+    _lanes.submit(application.pk, work, group=application.organization_id)
 
 
 def _give_then_prove(order: Order) -> None:
@@ -156,11 +163,11 @@ def _examine_then_let_go(stray: Order) -> None:
 
 
 def _let_go(order: Order) -> None:
+    pk = order.application.pk
     with _in_hand_lock:
-        busy = _in_hand.get(order.application.pk, set())
-        busy.difference_update(order.recovery_ids)
-        if not busy:
-            _in_hand.pop(order.application.pk, None)
+        _in_hand[pk].remove(order)
+        if not _in_hand[pk]:
+            del _in_hand[pk]
 
 
 def retry_now(*, actor: Actor, recovery: Recovery) -> None:
@@ -192,51 +199,81 @@ def _due(now: datetime) -> Q:
 
 
 def _plan(
-    now: datetime, *, in_hand: Mapping[int, frozenset[int]]
+    now: datetime, *, in_hand: Mapping[int, Sequence[Order]]
 ) -> tuple[list[Order], list[Order]]:
     """Return the orders to give, and the strays: those of a version that nobody runs,
     with an executor of another version that can at least be asked about them.
 
-    Each application by itself, so that one's thousands never stand before another's.
+    Each application is planned alone, and bounded by what can run soon: the backlog of
+    one is neither read nor waited for by another.
     """
-    if not presence.is_witnessed(now):
-        return [], []
     orders: list[Order] = []
     strays: list[Order] = []
-    for application in _applications_due(now):
-        due = _due_of(application, now, in_hand.get(application.pk, frozenset()))
-        for version, recoveries in due.items():
-            if able := gateway.healthy_targets(
-                application, application_version=version
-            ):
-                orders += _spread(application, recoveries, able)
-                continue
-            if others := gateway.healthy_targets(application):
-                strays += _spread(application, recoveries, others)
-            _wait_for_version(recoveries, version, now)
+    if not presence.is_witnessed(now):
+        return orders, strays
+    full = [pk for pk, mine in in_hand.items() if len(mine) >= ORDERS_PER_APPLICATION]
+    until = time.monotonic() + PLAN_SECS
+    for application in fairness.in_turns(_applications_due(now).exclude(pk__in=full)):
+        mine = in_hand.get(application.pk, ())
+        for found, planned in zip(
+            _plan_one(application, now, in_hand=mine), (orders, strays), strict=True
+        ):
+            planned += found
+        if time.monotonic() > until:
+            break
     return orders, strays
 
 
-def _applications_due(now: datetime) -> list[Application]:
-    """Return the applications that have something due, in any order.
-
-    Queries: one, of which each application with open recoveries costs a look into an
-    index, however many it has.
-    """
-    due = Recovery.objects.filter(_due(now), application=OuterRef("pk"))
-    return list(Application.objects.filter(Exists(due)).order_by("?"))
+def _applications_due(now: datetime) -> QuerySet[Application]:
+    """Those that have a due recovery. One step into an index for each application,
+    however many recoveries it has: PostgreSQL would read them all for an EXISTS."""
+    mine = Recovery.objects.filter(application=OuterRef("pk"))
+    waiting = mine.filter(state=State.WAITING).order_by("next_try_at")
+    requested = mine.filter(state=State.REQUESTED).order_by("lease_expires_at")
+    return Application.objects.alias(
+        next_try_at=Subquery(waiting.values("next_try_at")[:1]),
+        lease_expires_at=Subquery(requested.values("lease_expires_at")[:1]),
+    ).filter(Q(next_try_at__lte=now) | Q(lease_expires_at__lte=now))
 
 
 def _due_of(
-    application: Application, now: datetime, in_hand: frozenset[int]
-) -> dict[str, list[Recovery]]:
-    """Return what is due of one application and not in hand yet, by version."""
-    by_version: dict[str, list[Recovery]] = defaultdict(list)
-    due = Recovery.objects.filter(_due(now), application=application)
-    due = due.exclude(pk__in=in_hand).order_by("next_try_at", "pk")
-    for recovery in due[: max(IN_HAND_LIMIT - len(in_hand), 0)]:
-        by_version[recovery.application_version].append(recovery)
-    return by_version
+    application: Application, now: datetime, *, leave_out: Sequence[int], limit: int
+) -> list[Recovery]:
+    """The longest due of one application. Two queries, each read along an index."""
+    mine = Recovery.objects.filter(application=application).exclude(pk__in=leave_out)
+    abandoned = mine.filter(state=State.REQUESTED, lease_expires_at__lte=now)
+    waiting = mine.filter(state=State.WAITING, next_try_at__lte=now)
+    found = [
+        *abandoned.order_by("lease_expires_at", "pk")[:limit],
+        *waiting.order_by("next_try_at", "pk")[:limit],
+    ]
+    return found[:limit]
+
+
+def _plan_one(
+    application: Application, now: datetime, *, in_hand: Sequence[Order]
+) -> tuple[list[Order], list[Order]]:
+    """Plan for one application: as many orders as there is room for, and no more
+    versions than that, for each costs some queries."""
+    room = ORDERS_PER_APPLICATION - len(in_hand)
+    leave_out = [pk for order in in_hand for pk in order.recovery_ids]
+    groups: dict[str, list[Recovery]] = defaultdict(list)
+    for recovery in _due_of(
+        application, now, leave_out=leave_out, limit=room * ORDER_LIMIT
+    ):
+        groups[recovery.application_version].append(recovery)
+    orders: list[Order] = []
+    strays: list[Order] = []
+    for version, recoveries in islice(groups.items(), room):
+        if len(orders) + len(strays) >= room:
+            break
+        if able := gateway.healthy_targets(application, application_version=version):
+            orders += _spread(application, recoveries, able)
+            continue
+        if others := gateway.healthy_targets(application):
+            strays += _spread(application, recoveries, others)
+        _wait_for_version(application, recoveries, version, now)
+    return orders, strays
 
 
 def _spread(
@@ -262,7 +299,10 @@ def _spread(
 
 
 def _wait_for_version(
-    recoveries: Sequence[Recovery], version: str, now: datetime
+    application: Application,
+    recoveries: Sequence[Recovery],
+    version: str,
+    now: datetime,
 ) -> None:
     """Concurrency: an executor of the version that is being registered right now either
     is seen here, or makes these rows due once it is registered."""
@@ -273,7 +313,7 @@ def _wait_for_version(
         locked = due.select_for_update(skip_locked=True).order_by("pk")
         ids = list(locked.values_list("pk", flat=True))
         arrived = Executor.objects.filter(
-            application=recoveries[0].application,
+            application=application,
             application_version=version,
             state=Executor.State.HEALTHY,
         )
@@ -600,10 +640,14 @@ def _pending(recovery: Recovery, left: Left) -> dict[str, object]:
 
 def _examine_stray(stray: Order) -> int:
     """Nobody runs the version. Whoever is there can still say that nothing is pending;
-    then there is nothing to recover, and that is the proof."""
+    then there is nothing to recover, and that is the proof. The first failure of the
+    asking ends it, as with every proof."""
     confirmed = 0
+    until = time.monotonic() + PROVE_SECS
     recoveries = Recovery.objects.filter(pk__in=stray.recovery_ids, state=State.WAITING)
     for recovery in recoveries:
+        if time.monotonic() > until:
+            break
         try:
             answer = gateway.answer(
                 stray.application,
@@ -614,7 +658,7 @@ def _examine_stray(stray: Order) -> int:
                 timeout_s=PROOF_TIMEOUT_S,
             )
         except errors.ConductorError:
-            continue
+            break
         if answer.reply.exist is False:
             confirmed += _confirm_nothing_left(recovery, answer.by.executor_id)
     return confirmed

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
@@ -350,6 +351,71 @@ def test_an_executor_of_an_instance_that_had_no_time_to_beat_is_left_alone(
     presence.sweep()
 
     assert Executor.objects.get().state == State.HEALTHY
+
+
+# --- Tenants beside each other ---
+
+
+def make_lost(application: Application, count: int, seconds: float) -> None:
+    Executor.objects.bulk_create(
+        Executor(
+            application=application,
+            executor_id=f"lost-{number}",
+            state=State.DISCONNECTED,
+            disconnected_at=ago(seconds),
+        )
+        for number in range(count)
+    )
+
+
+def test_the_dead_of_one_tenant_do_not_delay_those_of_another(
+    application: Application, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before, batches of 500 went by key: one tenant's thousands came first."""
+    alive()
+    noisy = Application.objects.create(
+        organization=Organization.objects.create(name="noisy"),
+        name="payments",
+        executor_timeout_secs=10,
+    )
+    make_lost(noisy, 1_200, 600)
+    make_lost(application, 1, 60)
+    batches: list[dict[int, int]] = []
+
+    def roll_call(keys: Any, *, instances: Any) -> set[Any]:
+        batches.append(Counter(key[0] for key in keys))
+        return set()
+
+    monkeypatch.setattr(rollcall, "connected", roll_call)
+
+    assert presence.sweep() == (0, 1_201)
+
+    assert batches[0] == {noisy.pk: presence.PER_TURN, application.pk: 1}
+    assert Recovery.objects.count() == 1_201
+
+
+def test_a_sweep_ends_in_time_and_the_next_goes_on(
+    application: Application, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alive()
+    make_lost(application, 1_000, 600)
+    monkeypatch.setattr(presence, "SWEEP_SECS", 0.0)
+    assert presence.sweep() == (0, 0)
+
+    monkeypatch.setattr(presence, "SWEEP_SECS", 60.0)
+    assert presence.sweep() == (0, 1_000)
+
+
+def test_all_executors_of_a_lost_instance_become_disconnected(
+    application: Application,
+) -> None:
+    alive("i1")
+    make_lost(application, presence.BATCH + 10, 600)
+    Executor.objects.update(
+        state=State.HEALTHY, instance_id="lost", connected_at=ago(60)
+    )
+
+    assert presence.sweep() == (presence.BATCH + 10, 0)
 
 
 # --- Clocks that jump ---

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from apps import errors
-from apps.executors import clock, gateway, presence, recovery
+from apps.executors import clock, fairness, gateway, presence, recovery
 from apps.executors.models import Executor, Recovery, RecoveryAttempt
 from apps.executors.presence import Registration
 from apps.executors.protocol import codec, messages
@@ -192,3 +192,126 @@ def test_a_version_is_found_among_thousands_of_another(
 
     dead.refresh_from_db()
     assert dead.taken_over_by in {"heir", "witness"}
+
+
+# --- Tenants beside each other ---
+
+
+def make_neighbour(name: str = "neighbour", app: str = "payments") -> Application:
+    organization, _ = Organization.objects.get_or_create(name=name)
+    return Application.objects.create(
+        organization=organization, name=app, executor_timeout_secs=10
+    )
+
+
+def make_backlog(application: Application, count: int, version: str = "v1") -> None:
+    """Many dead executors, due for longer than anybody else's."""
+    at = clock.now() - timedelta(hours=1)
+    names = [f"{version}-dead-{number}" for number in range(count)]
+    Executor.objects.bulk_create(
+        [
+            Executor(
+                application=application,
+                executor_id=name,
+                application_version=version,
+                state=Executor.State.DEAD,
+                dead_at=at,
+            )
+            for name in names
+        ],
+        batch_size=500,
+    )
+    Recovery.objects.bulk_create(
+        [
+            Recovery(
+                application=application,
+                executor_id=name,
+                application_version=version,
+                dead_at=at,
+                next_try_at=at,
+            )
+            for name in names
+        ],
+        batch_size=500,
+    )
+
+
+def planned(in_hand: dict[int, list[recovery.Order]] | None = None) -> dict[str, int]:
+    """How many recoveries the next pass takes up, by application."""
+    orders, strays = recovery._plan(clock.now(), in_hand=in_hand or {})
+    counts: dict[str, int] = {}
+    for order in [*orders, *strays]:
+        name = order.application.name
+        counts[name] = counts.get(name, 0) + len(order.recovery_ids)
+    return counts
+
+
+def test_the_backlog_of_one_tenant_does_not_delay_another(
+    application: Application, dead: Recovery
+) -> None:
+    """Before, the first 2,000 due of everybody were all that a pass read."""
+    noisy = make_neighbour()
+    make_backlog(noisy, 3_000)
+    connect(noisy, "hung", "v1")
+    connect(application, "heir", "v1")
+
+    limit = recovery.ORDERS_PER_APPLICATION * recovery.ORDER_LIMIT
+    assert planned() == {"orders": 1, "payments": limit}
+
+
+def test_what_is_in_hand_is_not_planned_again(
+    application: Application, dead: Recovery
+) -> None:
+    make_backlog(application, 2_500)
+    connect(application, "heir", "v1")
+    orders, _ = recovery._plan(clock.now(), in_hand={})
+
+    half, rest = orders[::2], orders[1::2]
+    again, _ = recovery._plan(clock.now(), in_hand={application.pk: half})
+
+    in_half = {pk for order in half for pk in order.recovery_ids}
+    assert len(half) + len(rest) == recovery.ORDERS_PER_APPLICATION
+    assert in_half.isdisjoint(pk for order in again for pk in order.recovery_ids)
+    assert len(again) == len(rest)
+    assert planned({application.pk: orders}) == {}
+
+
+def test_a_pass_is_bounded_where_every_executor_has_a_version_of_its_own(
+    application: Application, dead: Recovery, django_assert_max_num_queries: Any
+) -> None:
+    noisy = make_neighbour()
+    for number in range(100):
+        make_backlog(noisy, 1, f"v{number}")
+    connect(application, "heir", "v1")
+
+    with django_assert_max_num_queries(12 * recovery.ORDERS_PER_APPLICATION):
+        assert planned() == {"orders": 1}
+
+
+def test_organizations_take_turns(application: Application, dead: Recovery) -> None:
+    for number in range(20):
+        make_neighbour("noisy", f"app-{number}")
+
+    turns = fairness.in_turns(Application.objects.all())
+
+    assert application in turns[:2]
+    assert len(turns) == 21
+
+
+def test_an_executor_that_hangs_is_asked_once_about_what_nobody_runs(
+    application: Application, dead: Recovery, executors: Executors
+) -> None:
+    """Before, it was waited for once for each of them."""
+    make_backlog(application, 50)
+    connect(application, "witness", "v2")
+    asked: list[int] = []
+
+    class Silence(dict[str, Any]):
+        def __getitem__(self, kind: str) -> Any:
+            asked.append(1)
+            raise errors.ExecutorTimeout("No answer within 10 s.")
+
+    executors.says = Silence()
+
+    assert recovery.sweep() == 0
+    assert len(asked) == 1

@@ -61,7 +61,8 @@ LAST_MS = timedelta(milliseconds=1)
 
 _FAILED = frozenset({"ERROR", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"})
 
-_lanes = Lanes("metrics", per_owner=1, total=8)
+# A group is an organization.
+_lanes = Lanes("metrics", per_owner=1, per_group=6, total=24, reserve=100)
 _in_hand: set[int] = set()
 _in_hand_lock = threading.Lock()
 
@@ -81,7 +82,7 @@ def collect_in_background() -> None:
         _lanes.submit(
             collection.application_id,
             partial(_run, collection),
-            tenant=collection.application.organization_id,
+            group=collection.application.organization_id,
         )
 
 

@@ -1,20 +1,15 @@
-"""One tenant's thousands of dead executors stand before nobody else's."""
+"""What a tenant may fill, and how long what is over is kept."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.db import connection
-from django.test.utils import CaptureQueriesContext
 
 from apps.executors import clock, gateway, presence, quotas, recovery, retention
 from apps.executors.admission import Admitted
 from apps.executors.models import (
-    Executor,
     Recovery,
     RecoveryAttempt,
     RejectedConnection,
@@ -34,126 +29,6 @@ def make_application(name: str, timeout_secs: int = 10) -> Application:
     return Application.objects.create(
         organization=organization, name=name, executor_timeout_secs=timeout_secs
     )
-
-
-def make_dead(application: Application, count: int, *, age_secs: int = 0) -> None:
-    """Dead executors of v1, each with a recovery that is due, and one living heir."""
-    now = clock.now()
-    since = now - timedelta(seconds=60 + age_secs)
-    Executor.objects.bulk_create(
-        Executor(
-            application=application,
-            executor_id=f"dead-{n}",
-            application_version="v1",
-            state=Executor.State.DEAD,
-            disconnected_at=since,
-            dead_at=since,
-        )
-        for n in range(count)
-    )
-    Recovery.objects.bulk_create(
-        Recovery(
-            application=application,
-            executor_id=f"dead-{n}",
-            application_version="v1",
-            disconnected_at=since,
-            dead_at=since,
-            next_try_at=since,
-        )
-        for n in range(count)
-    )
-    presence.register(
-        [Registration(f"heir-{application.pk}", application.pk, "heir", "v1")],
-        instance_id="i1",
-    )
-
-
-@pytest.fixture
-def hung(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[int]]:
-    """Applications whose executors hang when they are asked; all others answer."""
-    applications: set[int] = set()
-    end = threading.Event()
-
-    def answer(
-        application: Application, request: Any, *, executor_id: str = "heir", **_: Any
-    ) -> gateway.Answer:
-        if application.pk in applications:
-            end.wait(WAIT_SECS)
-        text = '{"success": true, "exist": false, "output": []}'
-        (by,) = gateway.healthy_targets(application, executor_id=executor_id)
-        return gateway.Answer(codec.parse_reply(request, text), by)
-
-    monkeypatch.setattr(gateway, "answer", answer)
-    monkeypatch.setattr(gateway, "ask", lambda *a, **k: answer(*a, **k).reply)
-    monkeypatch.setattr(
-        recovery, "_lanes", recovery.Lanes("test", per_owner=4, total=16)
-    )
-    monkeypatch.setattr(recovery, "_in_hand", {})
-    yield applications
-    end.set()
-    recovery._lanes.join()
-
-
-@pytest.mark.django_db(transaction=True)
-def test_a_hung_tenant_with_thousands_of_dead_delays_no_other(hung: set[int]) -> None:
-    presence.beat(instance_id="i1", hostname="host")
-    crowd, other = make_application("crowd"), make_application("other")
-    make_dead(crowd, 3_000, age_secs=60)
-    make_dead(other, 1)
-    hung.add(crowd.pk)
-
-    for _ in range(2):
-        presence.beat(instance_id="i1", hostname="host")
-        recovery.sweep_in_background()
-
-    closed = threading.Event()
-    for _ in range(WAIT_SECS * 20):
-        if Recovery.objects.filter(application=other, state=State.CONFIRMED).exists():
-            break
-        closed.wait(0.05)
-    else:
-        pytest.fail("the other tenant's recovery waits behind the crowd's")
-    assert len(recovery._in_hand[crowd.pk]) <= recovery.IN_HAND_LIMIT
-
-
-@pytest.mark.django_db(transaction=True)
-def test_a_plan_costs_the_same_however_many_are_dead(hung: set[int]) -> None:
-    presence.beat(instance_id="i1", hostname="host")
-    crowd = make_application("crowd")
-    make_dead(crowd, 10)
-    with CaptureQueriesContext(
-        connection,
-    ) as few:
-        recovery._plan(clock.now(), in_hand={})
-    Recovery.objects.all().delete()
-    Executor.objects.all().delete()
-    make_dead(crowd, 3_000)
-    with CaptureQueriesContext(connection) as many:
-        orders, _ = recovery._plan(clock.now(), in_hand={})
-
-    assert len(many) == len(few)
-    assert sum(len(o.recovery_ids) for o in orders) == recovery.IN_HAND_LIMIT
-
-
-@pytest.mark.django_db
-def test_of_overdue_executors_each_application_has_its_turn() -> None:
-    now = clock.now()
-    crowd, other = make_application("crowd"), make_application("other")
-    Executor.objects.bulk_create(
-        Executor(
-            application=application,
-            executor_id=f"x{n}",
-            state=Executor.State.DISCONNECTED,
-            disconnected_at=now - timedelta(seconds=age),
-        )
-        for application, count, age in ((crowd, 300, 90), (other, 1, 30))
-        for n in range(count)
-    )
-
-    overdue = presence._overdue(now, limit=10)
-
-    assert len(overdue) == 10
-    assert other.pk in {row.application_id for row in overdue[:2]}
 
 
 # --- Quotas ---
