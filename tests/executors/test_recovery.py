@@ -234,6 +234,8 @@ def make_backlog(application: Application, count: int, version: str = "v1") -> N
         ],
         batch_size=500,
     )
+    # Making them may have taken longer than an instance may be silent.
+    presence.beat(instance_id="i1", hostname="host")
 
 
 def planned(in_hand: dict[int, list[recovery.Order]] | None = None) -> dict[str, int]:
