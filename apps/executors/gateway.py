@@ -13,8 +13,9 @@ import random
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from django.db import close_old_connections, connections
@@ -30,6 +31,8 @@ from apps.registry.models import Application
 
 DEFAULT_TIMEOUT_S = 25.0
 MAX_TRIES = 3
+# How often, for one request, those who are healthy are looked up anew.
+MAX_LOOKUPS = 3
 # Of an application's healthy executors, so many are considered at a time.
 TARGETS_LIMIT = 200
 # Who is healthy is remembered this long, so that a burst of questions costs one query.
@@ -97,10 +100,11 @@ def answer(
     application_version: str | None = None,
 ) -> Answer:
     """`ask`, for whom it matters which executor answered."""
-    targets = _choose(application, executor_id, application_version)
+    wanted = executor_id, application_version
+    targets = _choose(application, wanted)
     _let_database_go()
     text, target, sent = loops.run(
-        _ask_any(application.pk, targets, request, timeout_s),
+        _ask_any(application, wanted, targets, request, timeout_s),
         timeout_s=timeout_s + 10,
     )
     return Answer(_parse(sent, text), target)
@@ -134,16 +138,11 @@ async def aanswer(
     application_version: str | None = None,
 ) -> Answer:
     """`answer`, for coroutines on any event loop."""
-    targets = _remembered(application, executor_id, application_version)
+    wanted = executor_id, application_version
+    targets = _remembered(application, wanted)
     if targets is None:
-        targets = await asyncio.get_running_loop().run_in_executor(
-            _database_threads,
-            _choose_in_thread,
-            application,
-            executor_id,
-            application_version,
-        )
-    coroutine = _ask_any(application.pk, targets, request, timeout_s)
+        targets = await _in_database_thread(_choose, application, wanted)
+    coroutine = _ask_any(application, wanted, targets, request, timeout_s)
     if loops.get() is asyncio.get_running_loop():
         text, target, sent = await coroutine
     else:
@@ -198,31 +197,30 @@ def forget(application_id: int) -> None:
         _directory.pop(application_id, None)
 
 
-def _remembered(
-    application: Application, executor_id: str | None, version: str | None
-) -> list[Target] | None:
+def _remembered(application: Application, wanted: _Wanted) -> list[Target] | None:
     with _directory_lock:
-        entry = _directory.get(application.pk, {}).get((executor_id, version))
+        entry = _directory.get(application.pk, {}).get(wanted)
     if entry is None or time.monotonic() - entry[0] > DIRECTORY_SECS:
         return None
-    return _some(entry[1]) or None
+    return _sample(entry[1]) or None
 
 
-def _choose(
-    application: Application, executor_id: str | None, version: str | None
-) -> list[Target]:
-    targets = _remembered(application, executor_id, version)
+def _choose(application: Application, wanted: _Wanted) -> list[Target]:
+    targets = _remembered(application, wanted)
     if targets is None:
-        targets = _some(
-            healthy_targets(
-                application, executor_id=executor_id, application_version=version
-            )
-        )
+        targets = _sample(_healthy(application, wanted))
     if not targets:
         raise errors.NoHealthyExecutor(
-            _nobody(application, executor_id, version), application=application.name
+            _nobody(application, *wanted), application=application.name
         )
     return targets
+
+
+def _healthy(application: Application, wanted: _Wanted) -> list[Target]:
+    executor_id, version = wanted
+    return healthy_targets(
+        application, executor_id=executor_id, application_version=version
+    )
 
 
 def _let_database_go() -> None:
@@ -233,14 +231,20 @@ def _let_database_go() -> None:
             connection.close_if_unusable_or_obsolete()
 
 
-def _choose_in_thread(
-    application: Application, executor_id: str | None, version: str | None
+async def _in_database_thread(
+    function: Callable[[Application, _Wanted], list[Target]],
+    application: Application,
+    wanted: _Wanted,
 ) -> list[Target]:
-    close_old_connections()
-    return _choose(application, executor_id, version)
+    def call() -> list[Target]:
+        close_old_connections()
+        return function(application, wanted)
+
+    loop = asyncio.get_running_loop()
+    return await loop.run_in_executor(_database_threads, call)
 
 
-def _some(targets: list[Target]) -> list[Target]:
+def _sample(targets: list[Target]) -> list[Target]:
     return random.sample(targets, min(len(targets), MAX_TRIES))
 
 
@@ -255,32 +259,87 @@ def _nobody(
 
 
 async def _ask_any(
-    application_id: int, targets: list[Target], request: Request, timeout_s: float
+    application: Application,
+    wanted: _Wanted,
+    targets: list[Target],
+    request: Request,
+    timeout_s: float,
 ) -> tuple[str, Target, Request]:
     """Share the answer with whoever asks the same at the same time."""
     if not request.read_only:
-        return await _try_each(application_id, targets, request, timeout_s)
+        return await _try_each(application, wanted, targets, request, timeout_s)
     # The same question is one that any of the same executors may answer.
     scope: object = targets[0].connection_id
     if len(targets) > 1:
         scope = frozenset(target.application_version for target in targets)
     return await _joined.join(
-        (application_id, scope, request),
-        lambda: _try_each(application_id, targets, request, timeout_s),
+        (application.pk, scope, request),
+        lambda: _try_each(application, wanted, targets, request, timeout_s),
     )
 
 
-async def _try_each(
-    application_id: int, targets: list[Target], request: Request, timeout_s: float
-) -> tuple[str, Target, Request]:
-    deadline = time.monotonic() + timeout_s
-    timed_out = False
+@dataclass(slots=True)
+class _Tries:
+    """What came of asking one executor after the other."""
+
+    tried: set[str] = field(default_factory=set)
+    # A request that was sent may have been carried out, whatever became of its answer.
+    is_sent: bool = False
+    timed_out: bool = False
     unsupported: errors.UnsupportedByExecutor | None = None
+
+
+async def _try_each(
+    application: Application,
+    wanted: _Wanted,
+    targets: list[Target],
+    request: Request,
+    timeout_s: float,
+) -> tuple[str, Target, Request]:
+    """Ask until one answers. Whoever is cached may be gone, so where nobody of them
+    answered, those who are healthy now are asked too."""
+    deadline = time.monotonic() + timeout_s
+    may_repeat = request.read_only or request.idempotent
+    tries = _Tries()
+    for _ in range(MAX_LOOKUPS):
+        answer = await _try_sample(application.pk, targets, request, deadline, tries)
+        if answer is not None:
+            return answer
+        if (tries.is_sent and not may_repeat) or time.monotonic() >= deadline:
+            break
+        healthy = await _in_database_thread(_healthy, application, wanted)
+        targets = _sample([t for t in healthy if t.connection_id not in tries.tried])
+        if not targets:
+            break
+    if tries.unsupported is not None:
+        raise tries.unsupported
+    if tries.timed_out:
+        raise errors.ExecutorTimeout(
+            f"No answer within {timeout_s:g} s. The executor may still be at it."
+        )
+    if tries.is_sent:
+        raise errors.EveryExecutorFailed(
+            "The executor disconnected before it answered. Try again."
+        )
+    raise errors.NoHealthyExecutor(
+        _nobody(application, *wanted), application=application.name
+    )
+
+
+async def _try_sample(
+    application_id: int,
+    targets: list[Target],
+    request: Request,
+    deadline: float,
+    tries: _Tries,
+) -> tuple[str, Target, Request] | None:
+    """Ask these executors in turn; None where nobody answered."""
     may_repeat = request.read_only or request.idempotent
     for index, target in enumerate(targets):
         left = deadline - time.monotonic()
-        if left <= 0:
+        if left <= 0 or (tries.is_sent and not may_repeat):
             break
+        tries.tried.add(target.connection_id)
         # Leave time for another executor where one may be asked.
         is_last = index == len(targets) - 1
         limit = left if is_last or not may_repeat else left / 2
@@ -288,23 +347,14 @@ async def _try_each(
             with meters.asking(request.type):
                 return await _ask_target(target, request, limit)
         except errors.UnsupportedByExecutor as exc:
-            unsupported = exc
+            tries.unsupported = exc
         except NotSent:
             forget(application_id)
         except (Lost, TimedOut) as exc:
-            timed_out = isinstance(exc, TimedOut)
+            tries.is_sent = True
+            tries.timed_out = isinstance(exc, TimedOut)
             forget(application_id)
-            if not may_repeat:
-                break
-    if unsupported is not None:
-        raise unsupported
-    if timed_out:
-        raise errors.ExecutorTimeout(
-            f"No answer within {timeout_s:g} s. The executor may still be at it."
-        )
-    raise errors.EveryExecutorFailed(
-        "The executor disconnected before it answered. Try again."
-    )
+    return None
 
 
 async def _ask_target(
@@ -317,13 +367,18 @@ async def _ask_target(
     parts = codec.split(request, target.peer)
     for part in parts:
         request_id = str(uuid.uuid4())
-        text = await process_bus.ask(
-            instance_id=target.instance_id,
-            connection_id=target.connection_id,
-            request_id=request_id,
-            text=codec.encode(part, request_id, target.peer),
-            timeout_s=max(deadline - time.monotonic(), 0.1),
-        )
+        try:
+            text = await process_bus.ask(
+                instance_id=target.instance_id,
+                connection_id=target.connection_id,
+                request_id=request_id,
+                text=codec.encode(part, request_id, target.peer),
+                timeout_s=max(deadline - time.monotonic(), 0.1),
+            )
+        except NotSent as exc:
+            if part is parts[0]:
+                raise
+            raise Lost from exc  # the parts before were sent
         is_last = part is parts[-1]
         if is_last or (len(text) < PARSE_INLINE_CHARS and _failed(part, text)):
             break
