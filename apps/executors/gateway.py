@@ -21,7 +21,7 @@ from typing import Any
 from django.db import close_old_connections, connections
 
 from apps import errors
-from apps.executors import bus, loops, meters
+from apps.executors import bus, databases, loops, meters
 from apps.executors.joined import Joined
 from apps.executors.models import Executor
 from apps.executors.protocol import codec
@@ -51,6 +51,8 @@ class Target:
     connection_id: str
     instance_id: str
     peer: codec.Peer
+    # Which system database it works on; see `databases`.
+    database: int = databases.UNKNOWN
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +63,9 @@ class Answer:
     by: Target
 
 
-# application → (executor id, version), either None for any → when, who
-_Wanted = tuple[str | None, str | None]
+# Executor id, version, database; None for any. A database nobody named is chosen.
+_Wanted = tuple[str | None, str | None, int | None]
+# application → what was wanted → when, who
 _directory: dict[int, dict[_Wanted, tuple[float, list[Target]]]] = {}
 _directory_lock = threading.Lock()
 _joined: Joined[tuple[str, Target, Request]] = Joined()
@@ -76,6 +79,7 @@ def ask(
     timeout_s: float = DEFAULT_TIMEOUT_S,
     executor_id: str | None = None,
     application_version: str | None = None,
+    database: int | None = None,
 ) -> Any:
     """Ask one executor and return the request's `Reply`; for threads.
 
@@ -88,6 +92,7 @@ def ask(
         timeout_s=timeout_s,
         executor_id=executor_id,
         application_version=application_version,
+        database=database,
     ).reply
 
 
@@ -98,10 +103,11 @@ def answer(
     timeout_s: float = DEFAULT_TIMEOUT_S,
     executor_id: str | None = None,
     application_version: str | None = None,
+    database: int | None = None,
 ) -> Answer:
     """`ask`, for whom it matters which executor answered."""
-    wanted = executor_id, application_version
-    targets = _choose(application, wanted)
+    wanted = executor_id, application_version, database
+    targets = _choose(application, wanted, request)
     _let_database_go()
     text, target, sent = loops.run(
         _ask_any(application, wanted, targets, request, timeout_s),
@@ -117,6 +123,7 @@ async def aask(
     timeout_s: float = DEFAULT_TIMEOUT_S,
     executor_id: str | None = None,
     application_version: str | None = None,
+    database: int | None = None,
 ) -> Any:
     """`ask`, for coroutines on any event loop."""
     given = await aanswer(
@@ -125,6 +132,7 @@ async def aask(
         timeout_s=timeout_s,
         executor_id=executor_id,
         application_version=application_version,
+        database=database,
     )
     return given.reply
 
@@ -136,12 +144,13 @@ async def aanswer(
     timeout_s: float = DEFAULT_TIMEOUT_S,
     executor_id: str | None = None,
     application_version: str | None = None,
+    database: int | None = None,
 ) -> Answer:
     """`answer`, for coroutines on any event loop."""
-    wanted = executor_id, application_version
-    targets = _remembered(application, wanted)
+    wanted = executor_id, application_version, database
+    targets = _remembered(application, wanted) if request.read_only else None
     if targets is None:
-        targets = await _in_database_thread(_choose, application, wanted)
+        targets = await _in_database_thread(_choose, application, wanted, request)
     coroutine = _ask_any(application, wanted, targets, request, timeout_s)
     if loops.get() is asyncio.get_running_loop():
         text, target, sent = await coroutine
@@ -158,6 +167,7 @@ def healthy_targets(
     *,
     executor_id: str | None = None,
     application_version: str | None = None,
+    database: int | None = None,
 ) -> list[Target]:
     """Return some of the healthy executors, asked of the database now, in any order."""
     found = Executor.objects.filter(
@@ -167,6 +177,8 @@ def healthy_targets(
         found = found.filter(executor_id=executor_id)
     if application_version is not None:
         found = found.filter(application_version=application_version)
+    if database is not None:
+        found = found.filter(database=database or None)
     rows = found.order_by("?").values_list(
         "executor_id",
         "application_version",
@@ -174,21 +186,26 @@ def healthy_targets(
         "instance_id",
         "language",
         "dbos_version",
+        "database_id",
     )[:TARGETS_LIMIT]
-    targets = [
+    return [
         Target(
-            row[0], row[1], row[2], row[3], codec.Peer(row[4] or None, row[5] or None)
+            *row[:4],
+            codec.Peer(row[4] or None, row[5] or None),
+            row[6] or databases.UNKNOWN,
         )
         for row in rows
     ]
+
+
+def _cache(application: Application, wanted: _Wanted, targets: list[Target]) -> None:
     with _directory_lock:
         if len(_directory) > 10_000:
             _directory.clear()
         known = _directory.setdefault(application.pk, {})
         if len(known) > 1_000:
             known.clear()
-        known[executor_id, application_version] = (time.monotonic(), targets)
-    return targets
+        known[wanted] = (time.monotonic(), targets)
 
 
 def forget(application_id: int) -> None:
@@ -205,22 +222,50 @@ def _remembered(application: Application, wanted: _Wanted) -> list[Target] | Non
     return _sample(entry[1]) or None
 
 
-def _choose(application: Application, wanted: _Wanted) -> list[Target]:
-    targets = _remembered(application, wanted)
+def _choose(
+    application: Application, wanted: _Wanted, request: Request
+) -> list[Target]:
+    """Raises: NoHealthyExecutor; DatabaseNotChosen for a command that several databases
+    could be meant by."""
+    targets = None
+    if request.read_only:
+        targets = _remembered(application, wanted)
+    elif wanted[0] is None and wanted[2] is None:
+        _refuse_to_guess(application)
     if targets is None:
         targets = _sample(_healthy(application, wanted))
     if not targets:
         raise errors.NoHealthyExecutor(
-            _nobody(application, *wanted), application=application.name
+            _nobody(application, wanted), application=application.name
         )
     return targets
 
 
 def _healthy(application: Application, wanted: _Wanted) -> list[Target]:
-    executor_id, version = wanted
-    return healthy_targets(
-        application, executor_id=executor_id, application_version=version
+    """Return who is healthy, all of one database."""
+    executor_id, version, database = wanted
+    if executor_id is None and database is None:
+        chosen = databases.default_of(databases.list_present(application))
+        database = None if chosen is None else chosen.key
+    targets = healthy_targets(
+        application,
+        executor_id=executor_id,
+        application_version=version,
+        database=database,
     )
+    _cache(application, wanted, targets)
+    return targets
+
+
+def _refuse_to_guess(application: Application) -> None:
+    present = databases.list_present(application)
+    if len(present) > 1:
+        labels = ", ".join(one.label for one in present)
+        raise errors.DatabaseNotChosen(
+            f"{application.name} works on several databases under one name: {labels}. "
+            "Say which one is meant by the query parameter database.",
+            databases=[one.label for one in present],
+        )
 
 
 def _let_database_go() -> None:
@@ -232,13 +277,11 @@ def _let_database_go() -> None:
 
 
 async def _in_database_thread(
-    function: Callable[[Application, _Wanted], list[Target]],
-    application: Application,
-    wanted: _Wanted,
+    function: Callable[..., list[Target]], *arguments: Any
 ) -> list[Target]:
     def call() -> list[Target]:
         close_old_connections()
-        return function(application, wanted)
+        return function(*arguments)
 
     loop = asyncio.get_running_loop()
     return await loop.run_in_executor(_database_threads, call)
@@ -248,14 +291,16 @@ def _sample(targets: list[Target]) -> list[Target]:
     return random.sample(targets, min(len(targets), MAX_TRIES))
 
 
-def _nobody(
-    application: Application, executor_id: str | None, version: str | None
-) -> str:
+def _nobody(application: Application, wanted: _Wanted) -> str:
+    executor_id, version, database = wanted
+    where = "" if database is None else " on the chosen database"
     if executor_id is not None:
         return f"Executor {executor_id} of {application.name} is not connected."
     if version is not None:
-        return f"No healthy executor of {application.name} runs version {version}."
-    return f"No executor of {application.name} is connected."
+        return (
+            f"No healthy executor of {application.name} runs version {version}{where}."
+        )
+    return f"No executor of {application.name} is connected{where}."
 
 
 async def _ask_any(
@@ -271,7 +316,7 @@ async def _ask_any(
     # The same question is one that any of the same executors may answer.
     scope: object = targets[0].connection_id
     if len(targets) > 1:
-        scope = frozenset(target.application_version for target in targets)
+        scope = frozenset((t.database, t.application_version) for t in targets)
     return await _joined.join(
         (application.pk, scope, request),
         lambda: _try_each(application, wanted, targets, request, timeout_s),
@@ -322,7 +367,7 @@ async def _try_each(
             "The executor disconnected before it answered. Try again."
         )
     raise errors.NoHealthyExecutor(
-        _nobody(application, *wanted), application=application.name
+        _nobody(application, wanted), application=application.name
     )
 
 
