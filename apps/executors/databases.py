@@ -7,13 +7,14 @@ that could not be asked, or had nothing to show, works on an *unknown* one.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Protocol
 
 from django.db import transaction
 from django.db.models import Count, Max
 
+from apps import errors
 from apps.executors import clock
 from apps.executors.fingerprint import MARKS_LIMIT, VERSION, digest
 from apps.executors.models import Executor, Recovery, SystemDatabase
@@ -25,6 +26,7 @@ UNKNOWN_LABEL = "unknown"
 SEEN_EVERY = timedelta(minutes=1)
 # A database whose executors died is still one to choose for this long.
 DEAD_COUNTS_FOR = timedelta(days=1)
+EXECUTORS_NAMED = 5
 KEPT_UNUSED_FOR = timedelta(days=30)
 
 
@@ -204,7 +206,36 @@ def list_present(application: Application) -> list[Present]:
     return found
 
 
+def key_of(application: Application, label: str) -> int:
+    """Return the key of the database of this label. Raises: NotFound."""
+    if label == UNKNOWN_LABEL:
+        return UNKNOWN
+    rows = SystemDatabase.objects.filter(application=application, label=label[:24])
+    key = rows.values_list("pk", flat=True).first()
+    if key is None:
+        raise errors.NotFound(f"{application.name} has no database {label[:24]}.")
+    return key
+
+
 def default_of(present: Sequence[Present]) -> Present | None:
     """Return the one that is asked where nobody chose: the longest known of those that
     are alive. One that is gone for a moment keeps its place, so reads never mix."""
     return next((one for one in present if one.alive), None)
+
+
+def with_executors(
+    application: Application, present: Sequence[Present]
+) -> list[Present]:
+    """Return them with the ids of some of their executors. Queries: one for each."""
+    rows = Executor.objects.filter(application=application).order_by("pk")
+    return [
+        replace(
+            one,
+            executor_ids=tuple(
+                rows.filter(database=one.key or None).values_list(
+                    "executor_id", flat=True
+                )[:EXECUTORS_NAMED]
+            ),
+        )
+        for one in present
+    ]

@@ -22,6 +22,7 @@ from django.db import close_old_connections, connections
 
 from apps import errors
 from apps.executors import bus, databases, loops, meters
+from apps.executors.databases import Present
 from apps.executors.joined import Joined
 from apps.executors.models import Executor
 from apps.executors.protocol import codec
@@ -63,10 +64,13 @@ class Answer:
     by: Target
 
 
-# Executor id, version, database; None for any. A database nobody named is chosen.
-_Wanted = tuple[str | None, str | None, int | None]
+# Executor id, version, database by its key or label; None for any. A database nobody
+# named is chosen.
+_Wanted = tuple[str | None, str | None, int | str | None]
 # application → what was wanted → when, who
 _directory: dict[int, dict[_Wanted, tuple[float, list[Target]]]] = {}
+# application → its databases, where there are several
+_several: dict[int, list[Present]] = {}
 _directory_lock = threading.Lock()
 _joined: Joined[tuple[str, Target, Request]] = Joined()
 _database_threads = ThreadPoolExecutor(4, thread_name_prefix="gateway-db")
@@ -106,7 +110,7 @@ def answer(
     database: int | None = None,
 ) -> Answer:
     """`ask`, for whom it matters which executor answered."""
-    wanted = executor_id, application_version, database
+    wanted = executor_id, application_version, _scope(application, database)
     targets = _choose(application, wanted, request)
     _let_database_go()
     text, target, sent = loops.run(
@@ -147,7 +151,7 @@ async def aanswer(
     database: int | None = None,
 ) -> Answer:
     """`answer`, for coroutines on any event loop."""
-    wanted = executor_id, application_version, database
+    wanted = executor_id, application_version, _scope(application, database)
     targets = _remembered(application, wanted) if request.read_only else None
     if targets is None:
         targets = await _in_database_thread(_choose, application, wanted, request)
@@ -241,11 +245,19 @@ def _choose(
     return targets
 
 
+def _scope(application: Application, database: int | None) -> int | str | None:
+    return application.chosen_database or None if database is None else database
+
+
 def _healthy(application: Application, wanted: _Wanted) -> list[Target]:
-    """Return who is healthy, all of one database."""
+    """Return who is healthy, all of one database. Raises: NotFound for a label that is
+    no database's."""
     executor_id, version, database = wanted
-    if executor_id is None and database is None:
-        chosen = databases.default_of(databases.list_present(application))
+    if isinstance(database, str):
+        _list_present(application)
+        database = databases.key_of(application, database)
+    elif executor_id is None and database is None:
+        chosen = databases.default_of(_list_present(application))
         database = None if chosen is None else chosen.key
     targets = healthy_targets(
         application,
@@ -257,8 +269,29 @@ def _healthy(application: Application, wanted: _Wanted) -> list[Target]:
     return targets
 
 
-def _refuse_to_guess(application: Application) -> None:
+def _list_present(application: Application) -> list[Present]:
     present = databases.list_present(application)
+    with _directory_lock:
+        if len(present) > 1:
+            _several[application.pk] = present
+        else:
+            _several.pop(application.pk, None)
+    return present
+
+
+def several_databases(application: Application) -> tuple[str, list[str]] | None:
+    """Return the label of the database that answers are of, and those of all there are;
+    None where there is only one. What was found when an executor was last chosen."""
+    present = _several.get(application.pk)
+    if present is None:
+        return None
+    default = databases.default_of(present)
+    label = application.chosen_database or (default.label if default else "")
+    return label, [one.label for one in present]
+
+
+def _refuse_to_guess(application: Application) -> None:
+    present = _list_present(application)
     if len(present) > 1:
         labels = ", ".join(one.label for one in present)
         raise errors.DatabaseNotChosen(

@@ -44,7 +44,7 @@ class Side:
         for number, process in enumerate(self.living):
             process.begin(f"{prefix}-{number}", steps=3000, secs=0.2)
             ids.add(f"{prefix}-{number}")
-        wait_until("they are pending", lambda: ids <= set(self.statuses()))
+        wait_until("they are pending", lambda: ids <= set(self.statuses()), secs=60)
         return ids
 
     def statuses(self) -> dict[str, str]:

@@ -12,7 +12,7 @@ from apps.executors.models import Executor, Recovery
 from apps.executors.protocol import messages
 from apps.workflows.models import SnapshotSync, WorkflowSnapshot
 from apps.workflows.services import snapshots, sync
-from tests.workflows.conftest import Served
+from tests.workflows.conftest import Browser, Served
 from tests.workflows.executor import ScriptedExecutor, wait_until, workflow
 
 State = Recovery.State
@@ -176,3 +176,57 @@ def test_the_sync_keeps_one_database_and_drops_nothing_of_it(served: Served) -> 
     served.api().get("/workflows")
 
     assert known() == ["mine"]
+
+
+def test_the_api_names_the_databases_and_takes_a_choice(served: Served) -> None:
+    production = served.connect("p1", rows=[pending("w1", "p1")], versions=("a",))
+    staging = served.connect("s1", rows=[pending("w1", "s1")], versions=("b",))
+    api = served.api()
+    label = {one["executorId"]: one["database"] for one in api.get("/executors").json()}
+
+    answer = api.get("/workflows")
+    assert answer.headers["Conductor-Database"] == label["p1"]
+    assert answer.headers["Conductor-Databases"] == f"{label['p1']}, {label['s1']}"
+
+    answer = api.get("/workflows", params={"database": label["s1"]})
+    assert answer.headers["Conductor-Database"] == label["s1"]
+    assert answer.json()[0]["executorId"] == "s1"
+
+    answer = api.post("/workflows/w1/cancel", params={"database": label["s1"]})
+    assert answer.is_success, answer.text
+    assert (production.count("cancel"), staging.count("cancel")) == (0, 1)
+    assert api.get("/workflows", params={"database": "db-0"}).status_code == 404
+
+
+def test_one_database_is_not_worth_a_word(served: Served, browser: Browser) -> None:
+    served.connect("p1", rows=[pending("w1", "p1")], versions=("a",))
+    served.connect("p2", versions=("a",))
+
+    assert "Conductor-Database" not in served.api().get("/workflows").headers
+    page = browser(served.world.alice).get(served.world.url).content.decode()
+    assert "databases under one name" not in page
+
+
+def test_every_page_says_it_and_keeps_the_choice(
+    served: Served, browser: Browser
+) -> None:
+    production = served.connect("p1", rows=[pending("w1", "p1")], versions=("a",))
+    staging = served.connect("s1", rows=[pending("w2", "s1")], versions=("b",))
+    label = Executor.objects.get(executor_id="s1").database
+    assert label is not None
+    client = browser(served.world.alice)
+    pages = ["", "workflows/", "recoveries/", "connect/"]
+    for path in pages:
+        page = client.get(f"/orgs/acme/apps/orders/{path}").content.decode()
+        assert "Two databases under one name" in page, path
+        assert "p1" in page
+        assert "s1" in page
+    assert "w1" in client.get(served.world.url).content.decode()
+
+    client.get(served.world.url, {"database": label.label})
+    page = client.get(served.world.url).content.decode()
+    assert "w2" in page
+    assert ">w1<" not in page
+
+    client.post(f"{served.world.url}w2/cancel/")
+    assert (production.count("cancel"), staging.count("cancel")) == (0, 1)

@@ -15,7 +15,7 @@ from apps.executors.models import Executor, Recovery
 from apps.executors.protocol.rows import WorkflowRow
 from apps.executors.untrusted import storable_text
 from apps.registry.models import Application
-from apps.workflows.models import WorkflowSnapshot
+from apps.workflows.models import SnapshotSync, WorkflowSnapshot
 
 # PostgreSQL indexes no value beyond a third of a page; longer ids are not kept.
 ID_LIMIT_BYTES = 2_048
@@ -124,6 +124,16 @@ def forget(
 
 def has_several_databases(application: Application) -> bool:
     return len(databases.list_present(application)) > 1
+
+
+def is_kept(application: Application) -> bool:
+    """Whether the database that was chosen, if any was, is the one that is kept."""
+    label = application.chosen_database
+    if not label:
+        return True
+    kept = SnapshotSync.objects.filter(application=application)
+    found = kept.values_list("database__label", flat=True).first()
+    return label == (found or databases.UNKNOWN_LABEL)
 
 
 def pending_of(recovery: Recovery, limit: int) -> list[str]:
