@@ -41,8 +41,10 @@ _SCHEMA_URL = {
     "format": "uri",
     "readOnly": True,
 }
-# Tags of the operations that ask an application's executors.
-ASKS_EXECUTORS = {"Workflows", "Queues", "Schedules", "Versions"}
+# Paths of the operations that ask an application's executors.
+ASKS_EXECUTORS = tuple(
+    f"{APP}/{thing}" for thing in ("workflows", "queues", "schedules", "versions")
+)
 _DATABASE = {
     "name": "database",
     "in": "query",
@@ -94,7 +96,7 @@ def build(api: NinjaAPI) -> Document:
     for path, operations in made["paths"].items():
         for operation in operations.values():
             _finish_operation(operation)
-            if path.startswith(f"{APP}/") and operation["tags"][0] in ASKS_EXECUTORS:
+            if path.startswith(ASKS_EXECUTORS):
                 operation["parameters"].append(dict(_DATABASE))
     made = _without_titles(made)
     return {

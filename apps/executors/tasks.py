@@ -8,7 +8,7 @@ from celery import shared_task
 from django.db.utils import InterfaceError, OperationalError
 from kombu import exceptions as broker
 
-from apps.executors import presence, recovery
+from apps.executors import databases, presence, recovery
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +24,12 @@ def sweep() -> None:
         recovery.sweep_in_background()
     except (OperationalError, InterfaceError) as exc:
         logger.warning("not swept; the next beat does", extra={"error": str(exc)})
+
+
+@shared_task(name="executors.forget_unused_databases", soft_time_limit=30)
+def forget_unused_databases() -> None:
+    """Remove the system databases that nobody has worked on for long."""
+    databases.forget_unused()
 
 
 def nudge() -> None:
