@@ -56,6 +56,12 @@ class Conflict(ConductorError):
     code = "conflict"
 
 
+class DatabaseNotChosen(Conflict):
+    """An application works on several databases, and a command names none of them."""
+
+    code = "database_not_chosen"
+
+
 class NoHealthyExecutor(ConductorError):
     """No process of the application (or of the version asked for) is connected."""
 

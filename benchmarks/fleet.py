@@ -291,6 +291,16 @@ class Executor(WSListener):  # type: ignore[misc]
         """Answer an order."""
         return {"success": True}
 
+    def list_versions(self, _: dict[str, Any]) -> dict[str, Any]:
+        """Answer the one version of the fleet's database."""
+        version = {
+            "version_id": "simulated-version",
+            "version_name": self.fleet.version,
+            "version_timestamp": 1790000000000,
+            "created_at": 1790000000000,
+        }
+        return {"output": [version]}
+
     def nothing(self, _: dict[str, Any]) -> dict[str, Any]:
         """Answer a question with an empty list."""
         return {"output": [], "metrics": []}
@@ -312,7 +322,7 @@ ANSWERS: dict[str, Callable[[Executor, dict[str, Any]], dict[str, Any]]] = {
     "get_metrics": Executor.nothing,
     "list_schedules": Executor.nothing,
     "list_queues": Executor.nothing,
-    "list_application_versions": Executor.nothing,
+    "list_application_versions": Executor.list_versions,
     "get_workflow_aggregates": Executor.nothing,
     "get_step_aggregates": Executor.nothing,
 }

@@ -30,6 +30,7 @@ from django.utils.decorators import sync_and_async_middleware
 
 from apps import errors
 from apps.api import as_problem, problem, problem_of, segment_path
+from apps.executors import gateway
 from apps.registry import callers
 from apps.registry.callers import ApiRequest, Caller
 from conductor_site import api, refusals
@@ -192,6 +193,7 @@ def _finish_api(request: HttpRequest, response: HttpResponseBase) -> HttpRespons
     response.headers["X-Request-Id"] = request.META["HTTP_X_REQUEST_ID"]
     for name, value in API_HEADERS.items():
         response.headers.setdefault(name, value)
+    _name_databases(request, response)
     if settings.SECURE_HSTS_SECONDS and request.is_secure():
         response.headers["Strict-Transport-Security"] = (
             f"max-age={settings.SECURE_HSTS_SECONDS}"
@@ -200,6 +202,16 @@ def _finish_api(request: HttpRequest, response: HttpResponseBase) -> HttpRespons
     # access log has it.
     response._has_been_logged = True  # type: ignore[attr-defined]
     return response
+
+
+def _name_databases(request: HttpRequest, response: HttpResponseBase) -> None:
+    """Where an application works on several databases, say of which the answer is."""
+    application = getattr(request, "application", None)
+    several = application and gateway.several_databases(application)
+    if several:
+        label, labels = several
+        response.headers["Conductor-Database"] = label
+        response.headers["Conductor-Databases"] = ", ".join(labels)
 
 
 class SecurityHeadersMiddleware:

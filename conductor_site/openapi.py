@@ -18,7 +18,7 @@ from ninja import NinjaAPI
 from pydantic.json_schema import models_json_schema
 
 from apps import errors
-from apps.api import JSON_TYPE, ErrorModel
+from apps.api import APP, JSON_TYPE, ErrorModel
 
 Document = dict[str, Any]
 
@@ -40,6 +40,18 @@ _SCHEMA_URL = {
     "type": "string",
     "format": "uri",
     "readOnly": True,
+}
+# Paths of the operations that ask an application's executors.
+ASKS_EXECUTORS = tuple(
+    f"{APP}/{thing}" for thing in ("workflows", "queues", "schedules", "versions")
+)
+_DATABASE = {
+    "name": "database",
+    "in": "query",
+    "required": False,
+    "description": "The label of the database that is meant, where executors of the"
+    " application work on several: see listExecutors.",
+    "schema": {"type": "string"},
 }
 _REF = "#/components/schemas/{model}"
 
@@ -81,9 +93,11 @@ def build(api: NinjaAPI) -> Document:
     schemas.update(problems["$defs"])
     for schema in schemas.values():
         _finish_schema(schema)
-    for operations in made["paths"].values():
+    for path, operations in made["paths"].items():
         for operation in operations.values():
             _finish_operation(operation)
+            if path.startswith(ASKS_EXECUTORS):
+                operation["parameters"].append(dict(_DATABASE))
     made = _without_titles(made)
     return {
         "openapi": "3.1.0",

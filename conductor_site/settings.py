@@ -388,6 +388,10 @@ CELERY_BEAT_SCHEDULE: dict[str, dict[str, Any]] = {
         "task": "executors.sweep",
         **_every(CONDUCTOR_SWEEP_SECS),
     },
+    "forget-unused-databases": {
+        "task": "executors.forget_unused_databases",
+        **_every(3_600.0),
+    },
     "sync-snapshots": {
         "task": "workflows.sync_snapshots",
         **_every(CONDUCTOR_SNAPSHOT_SECS),

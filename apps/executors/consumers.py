@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
+from dataclasses import replace
 from typing import Any
 
 from channels.consumer import get_handler_name
@@ -18,12 +19,12 @@ from django.conf import settings
 from django.contrib.auth.models import User
 
 from apps import errors
-from apps.executors import admission, live, quotas, runtime
+from apps.executors import admission, fingerprint, live, quotas, runtime
 from apps.executors.admission import Admitted, Refused
 from apps.executors.presence import Registration
 from apps.executors.protocol import codec
 from apps.executors.protocol.messages import ExecutorInfo
-from apps.executors.sockets import Socket
+from apps.executors.sockets import Lost, NotSent, Socket, TimedOut
 from apps.executors.untrusted import storable_json, storable_text
 from apps.registry import auth, selectors
 from apps.registry.middleware import ensure_local_user
@@ -133,21 +134,56 @@ class ExecutorConsumer(_RefusingConsumer):
         if not executor_id or storable_text(executor_id, 255) != executor_id:
             await self._close(POLICY_VIOLATION, "executor_info without executor_id")
             return
-        runtime.register(
-            socket,
-            Registration(
-                connection_id=socket.connection_id,
-                application_id=socket.application_id,
-                executor_id=executor_id,
-                application_version=storable_text(info.application_version, 255),
-                hostname=storable_text(info.hostname, 255),
-                language=storable_text(info.language, 32),
-                dbos_version=storable_text(info.dbos_version, 64),
-                metadata=storable_json(info.executor_metadata or {}),
-                api_key_id=socket.api_key_id,
-                remote_ip=remote_ip,
-            ),
+        registration = Registration(
+            connection_id=socket.connection_id,
+            application_id=socket.application_id,
+            executor_id=executor_id,
+            application_version=storable_text(info.application_version, 255),
+            hostname=storable_text(info.hostname, 255),
+            language=storable_text(info.language, 32),
+            dbos_version=storable_text(info.dbos_version, 64),
+            metadata=storable_json(info.executor_metadata or {}),
+            api_key_id=socket.api_key_id,
+            remote_ip=remote_ip,
         )
+        peer = codec.Peer(
+            registration.language or None, registration.dbos_version or None
+        )
+        marks = await self._ask_for_marks(socket, peer)
+        runtime.register(socket, replace(registration, marks=marks))
+        if not marks:
+            await self._ask_for_marks_later(socket, peer)
+
+    async def _ask_for_marks(self, socket: Socket, peer: codec.Peer) -> tuple[str, ...]:
+        """Ask which system database it works on. No answer keeps nobody out."""
+        request_id = str(uuid.uuid4())
+        asked = fingerprint.question(peer)
+        try:
+            text = await socket.ask(
+                codec.encode(asked, request_id, peer),
+                request_id=request_id,
+                timeout_s=fingerprint.TIMEOUT_S,
+            )
+            return fingerprint.read_marks(asked, text)
+        except (errors.ConductorError, NotSent, Lost, TimedOut):
+            return ()
+
+    async def _ask_for_marks_later(self, socket: Socket, peer: codec.Peer) -> None:
+        """Ask again now and then: its database was stalled, or is still empty."""
+        wait_s = fingerprint.ASK_AGAIN_FIRST_S
+        while socket.is_open:
+            await asyncio.sleep(wait_s)
+            wait_s = min(wait_s * 2, fingerprint.ASK_AGAIN_LAST_S)
+            marks = await self._ask_for_marks(socket, peer)
+            known = socket.registration
+            if (
+                marks
+                and known is not None
+                and socket.is_open
+                and not socket.is_outdated
+            ):
+                runtime.register(socket, replace(known, marks=marks))
+                return
 
     async def receive(
         self, text_data: str | None = None, bytes_data: bytes | None = None

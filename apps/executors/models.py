@@ -35,6 +35,31 @@ class PresenceClock(models.Model):
         return "presence clock"
 
 
+class SystemDatabase(models.Model):
+    """One system database that executors of an application work on, known by its marks.
+
+    See `databases` and docs/adr/0006. An executor's word counts only for its own.
+    """
+
+    application = models.ForeignKey(
+        Application, models.CASCADE, related_name="system_databases"
+    )
+    label = models.CharField(max_length=24)
+    marks = models.JSONField(default=list)
+    first_seen_at = models.DateTimeField(db_default=Now())
+    last_seen_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["application", "label"], name="database_label_once"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return self.label
+
+
 class Executor(models.Model):
     """One process of an application, by the id it reports. Source: `executor_info`."""
 
@@ -47,6 +72,10 @@ class Executor(models.Model):
         Application, models.CASCADE, related_name="executors"
     )
     executor_id = models.CharField(max_length=255)
+    # Null where it could not be told.
+    database = models.ForeignKey(
+        SystemDatabase, models.SET_NULL, null=True, blank=True, related_name="executors"
+    )
     application_version = models.CharField(max_length=255, blank=True)
     hostname = models.CharField(max_length=255, blank=True)
     language = models.CharField(max_length=32, blank=True)
@@ -106,6 +135,14 @@ class Recovery(models.Model):
         Application, models.CASCADE, related_name="recoveries"
     )
     executor_id = models.CharField(max_length=255)
+    # Of the dead executor; null where it could not be told.
+    database = models.ForeignKey(
+        SystemDatabase,
+        models.SET_NULL,
+        null=True,
+        blank=True,
+        related_name="recoveries",
+    )
     application_version = models.CharField(max_length=255, blank=True)
     language = models.CharField(max_length=32, blank=True)
     hostname = models.CharField(max_length=255, blank=True)

@@ -324,7 +324,7 @@ class RecoveryStory:
 def tell_recovery(recovery: Recovery) -> RecoveryStory:
     """Tell what happened, and what is to be done if it is not over. Queries: one."""
     is_open = recovery.state in Recovery.OPEN
-    versions = _healthy_versions(recovery.application) if is_open else {}
+    versions = _healthy_versions(recovery) if is_open else {}
     return RecoveryStory(
         is_open=is_open,
         conclusion=_conclusion(recovery, versions),
@@ -333,8 +333,11 @@ def tell_recovery(recovery: Recovery) -> RecoveryStory:
     )
 
 
-def _healthy_versions(application: Application) -> dict[str, int]:
-    healthy = application.executors.filter(state=State.HEALTHY).order_by()
+def _healthy_versions(recovery: Recovery) -> dict[str, int]:
+    """Return what runs on the dead executor's database, where that is known."""
+    healthy = recovery.application.executors.filter(state=State.HEALTHY).order_by()
+    if recovery.database_id is not None:
+        healthy = healthy.filter(database=recovery.database_id)
     counts = healthy.values_list("application_version").annotate(number=Count("pk"))
     return dict(counts)
 
@@ -352,6 +355,8 @@ def _conclusion(recovery: Recovery, versions: dict[str, int]) -> str:
         )
     if recovery.state == Recovery.State.REQUESTED:
         return f"The order is with executor {recovery.taken_over_by}."
+    if recovery.waiting_reason and recovery.database_id is not None and not versions:
+        return recovery.waiting_reason
     if not versions:
         return "It waits: no executor of this application is connected."
     if recovery.application_version not in versions:
@@ -370,8 +375,8 @@ def _advice(recovery: Recovery, versions: dict[str, int]) -> Iterable[str]:
         yield "It is tried again by itself, on another executor if there is one."
         return
     yield (
-        f"Start a process of version {version}. It takes the workflows over within "
-        "seconds of connecting."
+        f"Start a process of version {version}{_where(recovery)}. It takes the "
+        "workflows over within seconds of connecting."
     )
     if versions:
         running = ", ".join(sorted(versions))
@@ -379,6 +384,10 @@ def _advice(recovery: Recovery, versions: dict[str, int]) -> Iterable[str]:
             f"Running now: {running}. To carry on there instead, open its workflows "
             "and fork them, or cancel them."
         )
+
+
+def _where(recovery: Recovery) -> str:
+    return f" on database {recovery.database.label}" if recovery.database else ""
 
 
 def _timeline(recovery: Recovery) -> Iterable[TimelineStep]:

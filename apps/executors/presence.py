@@ -28,7 +28,7 @@ from django.db.models import (
     When,
 )
 
-from apps.executors import clock, fairness, live, rollcall
+from apps.executors import clock, databases, fairness, live, rollcall
 from apps.executors.models import Executor, Instance, PresenceClock, Recovery
 from apps.executors.sockets import Key
 from apps.registry import keys
@@ -68,6 +68,8 @@ class Registration:
     metadata: dict[str, object] = field(default_factory=dict)
     api_key_id: int | None = None
     remote_ip: str = ""
+    # What its system database is known by; see `fingerprint`.
+    marks: tuple[str, ...] = ()
 
     @property
     def key(self) -> Key:
@@ -94,6 +96,7 @@ def register(registrations: Sequence[Registration], *, instance_id: str) -> Regi
     no lease counts as run out.
     """
     latest = {item.key: item for item in registrations}
+    found = databases.assign(list(latest.values()))
     applications = {item.application_id for item in latest.values()}
     ids = {item.executor_id for item in latest.values()}
     with transaction.atomic():
@@ -108,7 +111,7 @@ def register(registrations: Sequence[Registration], *, instance_id: str) -> Regi
         now = clock.now()
         fenced_keys = _close_recoveries_of(applications, ids, latest.keys(), now)
         admitted = [item for key, item in latest.items() if key not in fenced_keys]
-        _upsert(admitted, instance_id, now)
+        _upsert(admitted, found, instance_id, now)
         keys.touch({i.api_key_id for i in admitted if i.api_key_id}, now)
     fenced = [item for key, item in latest.items() if key in fenced_keys]
     return Registered(fenced, _wake_waiting_recoveries(admitted, now), surplus)
@@ -179,12 +182,18 @@ def _close_recoveries_of(
     return fenced
 
 
-def _upsert(items: Sequence[Registration], instance_id: str, now: datetime) -> None:
+def _upsert(
+    items: Sequence[Registration],
+    found: Mapping[str, int],
+    instance_id: str,
+    now: datetime,
+) -> None:
     Executor.objects.bulk_create(
         [
             Executor(
                 application_id=item.application_id,
                 executor_id=item.executor_id,
+                database_id=found.get(item.connection_id),
                 application_version=item.application_version,
                 hostname=item.hostname,
                 language=item.language,
@@ -207,6 +216,7 @@ def _upsert(items: Sequence[Registration], instance_id: str, now: datetime) -> N
         update_conflicts=True,
         unique_fields=["application", "executor_id"],
         update_fields=[
+            "database",
             "application_version",
             "hostname",
             "language",
@@ -528,6 +538,7 @@ def _declare_dead(overdue: list[Executor], now: datetime, alive: set[str]) -> in
                 Recovery(
                     application_id=row.application_id,
                     executor_id=row.executor_id,
+                    database_id=row.database_id,
                     application_version=row.application_version,
                     language=row.language,
                     hostname=row.hostname,

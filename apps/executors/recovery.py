@@ -3,7 +3,8 @@
 A recovery is a row, never a message. Any number of sweeps may run at once. One pass
 over what is due:
 
-1. *plan*: group by application and version, choose healthy executors of that version;
+1. *plan*: group by application, version and system database, choose healthy executors
+   of that version on that database;
 2. *claim*: under row locks, only where the executor is still DEAD, and only under a
    lease during which `presence.register` will not make it HEALTHY again;
 3. *order*: one `recovery` message naming the claimed executors;
@@ -31,7 +32,16 @@ from django.db.models import F, OuterRef, Q, QuerySet, Subquery
 from django.db.models.functions import Coalesce
 
 from apps import errors
-from apps.executors import clock, fairness, gateway, live, presence, rollcall
+from apps.executors import (
+    clock,
+    databases,
+    evidence,
+    fairness,
+    gateway,
+    live,
+    presence,
+    rollcall,
+)
 from apps.executors.gateway import Target
 from apps.executors.lanes import Lanes, Work
 from apps.executors.models import Executor, Recovery, RecoveryAttempt
@@ -257,23 +267,40 @@ def _plan_one(
     versions than that, for each costs some queries."""
     room = ORDERS_PER_APPLICATION - len(in_hand)
     leave_out = [pk for order in in_hand for pk in order.recovery_ids]
-    groups: dict[str, list[Recovery]] = defaultdict(list)
+    groups: dict[tuple[str, int], list[Recovery]] = defaultdict(list)
     for recovery in _due_of(
         application, now, leave_out=leave_out, limit=room * ORDER_LIMIT
     ):
-        groups[recovery.application_version].append(recovery)
+        database = recovery.database_id or databases.UNKNOWN
+        groups[recovery.application_version, database].append(recovery)
     orders: list[Order] = []
     strays: list[Order] = []
-    for version, recoveries in islice(groups.items(), room):
+    for (version, database), recoveries in islice(groups.items(), room):
         if len(orders) + len(strays) >= room:
             break
-        if able := gateway.healthy_targets(application, application_version=version):
+        if able := _targets(application, database, version):
             orders += _spread(application, recoveries, able)
             continue
-        if others := gateway.healthy_targets(application):
+        if others := _targets(application, database, None):
             strays += _spread(application, recoveries, others)
-        _wait_for_version(application, recoveries, version, now)
+        _wait_for_version(application, recoveries, version, database, now)
     return orders, strays
+
+
+def _targets(
+    application: Application, database: int, version: str | None
+) -> list[Target]:
+    """Return who may be asked about a dead executor of this database: those on the same
+    one; where it is not known of either, the others too, who must show that it is."""
+    same = gateway.healthy_targets(
+        application, application_version=version, database=database
+    )
+    if same:
+        return same
+    other = None if database == databases.UNKNOWN else databases.UNKNOWN
+    return gateway.healthy_targets(
+        application, application_version=version, database=other
+    )
 
 
 def _spread(
@@ -302,6 +329,7 @@ def _wait_for_version(
     application: Application,
     recoveries: Sequence[Recovery],
     version: str,
+    database: int,
     now: datetime,
 ) -> None:
     """Concurrency: an executor of the version that is being registered right now either
@@ -317,13 +345,21 @@ def _wait_for_version(
             application_version=version,
             state=Executor.State.HEALTHY,
         )
+        reason = f"No healthy executor runs version {version}."
+        if database != databases.UNKNOWN:
+            if arrived.exclude(database=database).exists():
+                reason = (
+                    f"No healthy executor of version {version} works on the dead "
+                    "executor's database; those that are connected work on another."
+                )
+            arrived = arrived.filter(database=database)
         if arrived.exists():
             return
         Recovery.objects.filter(pk__in=ids).update(
             state=State.WAITING,
             lease_expires_at=None,
             next_try_at=now + RECHECK_WAITING,
-            waiting_reason=f"No healthy executor runs version {version}."[:300],
+            waiting_reason=reason[:300],
         )
 
 
@@ -506,6 +542,9 @@ def _look(order: Order, claimed: Sequence[Recovery]) -> Left:
 
 def _prove(taken: HandOver, recovery: Recovery) -> int:
     """Ask for the proof and act on it. Raises: what `gateway.answer` raises."""
+    still_pending = RecoveryAttempt.Outcome.STILL_PENDING
+    target = taken.order.target
+    is_same = target.database == (recovery.database_id or databases.UNKNOWN)
     answer = gateway.answer(
         taken.order.application,
         messages.ExistPendingWorkflows(
@@ -513,15 +552,19 @@ def _prove(taken: HandOver, recovery: Recovery) -> int:
             application_version=recovery.application_version,
         ),
         timeout_s=PROOF_TIMEOUT_S,
+        # Only who took the workflows over has shown that it knows them.
+        executor_id=None if is_same else target.executor_id,
+        database=target.database,
     )
     if answer.reply.exist is not False:
         # No clear answer is no proof.
-        _try_again(
-            taken,
-            recovery,
-            RecoveryAttempt.Outcome.STILL_PENDING,
-            "Workflows are still pending under the dead executor.",
-        )
+        detail = "Workflows are still pending under the dead executor."
+        _try_again(taken, recovery, still_pending, detail)
+        return 0
+    knows_work = is_same or bool(taken.left.rows.get(recovery.executor_id))
+    objection = evidence.objection(recovery, answer.by, knows_work=knows_work)
+    if objection:
+        _try_again(taken, recovery, RecoveryAttempt.Outcome.FAILED, objection)
         return 0
     return _confirm(taken, recovery, answer.by)
 
@@ -645,9 +688,11 @@ def _examine_stray(stray: Order) -> int:
     confirmed = 0
     until = time.monotonic() + PROVE_SECS
     recoveries = Recovery.objects.filter(pk__in=stray.recovery_ids, state=State.WAITING)
+    target = stray.target
     for recovery in recoveries:
         if time.monotonic() > until:
             break
+        is_same = target.database == (recovery.database_id or databases.UNKNOWN)
         try:
             answer = gateway.answer(
                 stray.application,
@@ -656,10 +701,19 @@ def _examine_stray(stray: Order) -> int:
                     application_version=recovery.application_version,
                 ),
                 timeout_s=PROOF_TIMEOUT_S,
+                executor_id=None if is_same else target.executor_id,
+                database=target.database,
             )
+            if answer.reply.exist is not False:
+                continue
+            objection = evidence.objection(recovery, answer.by, knows_work=is_same)
         except errors.ConductorError:
             break
-        if answer.reply.exist is False:
+        if objection:
+            Recovery.objects.filter(pk=recovery.pk, state=State.WAITING).update(
+                waiting_reason=objection[:300]
+            )
+        else:
             confirmed += _confirm_nothing_left(recovery, answer.by.executor_id)
     return confirmed
 

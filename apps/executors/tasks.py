@@ -8,7 +8,7 @@ from celery import shared_task
 from django.db.utils import InterfaceError, OperationalError
 from kombu import exceptions as broker
 
-from apps.executors import presence, recovery, retention
+from apps.executors import databases, presence, recovery, retention
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +35,12 @@ def forget_old() -> None:
         retention.forget_old(limit=FORGOTTEN_PER_TICK)
     except (OperationalError, InterfaceError) as exc:
         logger.warning("not forgotten; the next beat does", extra={"error": str(exc)})
+
+
+@shared_task(name="executors.forget_unused_databases", soft_time_limit=30)
+def forget_unused_databases() -> None:
+    """Remove the system databases that nobody has worked on for long."""
+    databases.forget_unused()
 
 
 def nudge() -> None:

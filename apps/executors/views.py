@@ -14,6 +14,7 @@ from django.views.decorators.vary import vary_on_headers
 
 from apps import errors
 from apps.executors import pages, recovery
+from apps.executors.choice import choose_database
 from apps.executors.models import Recovery
 from apps.htmx import HtmxRequest, choose_template
 from apps.registry import auth, selectors
@@ -29,9 +30,11 @@ LANGUAGES = {
 
 def _open(request: HttpRequest, org: str, app: str) -> tuple[auth.Actor, Application]:
     actor = auth.actor_for(request, org)
-    return actor, selectors.get_application_for(
+    application = selectors.get_application_for(
         actor=actor, name=app, permission=Permission.APPLICATION_READ
     )
+    choose_database(request, application)
+    return actor, application
 
 
 def _render(

@@ -4,6 +4,7 @@ accounts, anybody.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from dataclasses import dataclass, replace
 from typing import cast
@@ -161,7 +162,8 @@ def application_in(
     service that is called next asks for it, and records a refusal. Raises: NotSignedIn;
     NotFound; Forbidden without the permission, or for a key of other applications."""
     actor = actor_in(request, path.org_name)
-    return actor, _application(actor, path.app_name, permission)
+    application = _application(actor, path.app_name, permission)
+    return actor, _with_database(application, request)
 
 
 async def aapplication_in(
@@ -173,7 +175,18 @@ async def aapplication_in(
     application = await arecall(
         (*key, permission), lambda: _application(actor, path.app_name, permission)
     )
-    return actor, application
+    return actor, _with_database(application, request)
+
+
+def _with_database(application: Application, request: HttpRequest) -> Application:
+    """Return it as seen in the database that the query names, if it names one."""
+    label = request.GET.get("database", "")
+    if label:
+        # Others are given the same object.
+        application = copy.copy(application)
+        application.chosen_database = label
+    request.application = application  # type: ignore[attr-defined]
+    return application
 
 
 def caller_of(request: HttpRequest) -> Caller:

@@ -239,6 +239,8 @@ class Application(models.Model):
         null=True, blank=True, validators=AT_LEAST_ONE
     )
     store_payloads_days = models.PositiveIntegerField(null=True, blank=True)
+    # No column: which of its databases whoever asks means, by its label; "" for none.
+    chosen_database: str = ""
 
     class Meta:
         constraints = [

@@ -7,3 +7,9 @@ class WorkflowsConfig(AppConfig):
     name = "apps.workflows"
     label = "workflows"
     verbose_name = "Workflows"
+
+    def ready(self) -> None:
+        from apps.executors import evidence
+        from apps.workflows.services import snapshots
+
+        evidence.add_pending_source(snapshots.pending_of)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from django.db import models
 from django.db.models.functions import Now
 
+from apps.executors.models import SystemDatabase
 from apps.registry.models import Application
 
 STATUSES = (
@@ -99,6 +100,10 @@ class SnapshotSync(models.Model):
 
     application = models.OneToOneField(
         Application, models.CASCADE, related_name="snapshot_sync", primary_key=True
+    )
+    # The one whose workflows are kept; null where it could not be told.
+    database = models.ForeignKey(
+        SystemDatabase, models.SET_NULL, null=True, blank=True, related_name="+"
     )
     # The next run begins then; a run under way holds it in the future as its lease.
     due_at = models.DateTimeField(db_default=Now(), db_index=True)

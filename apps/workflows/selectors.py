@@ -220,6 +220,9 @@ def _snapshot_page(
     if application.private_mode:
         reason += " The application is in private mode: nothing is kept about it."
         return WorkflowPage([], None, is_live=False, reason=reason)
+    if not snapshots.is_kept(application):
+        reason += " Nothing is kept of the chosen database."
+        return WorkflowPage([], None, is_live=False, reason=reason)
     found = snapshots_matching(application, filters)
     page = list(older_than(found, cursor).order_by("-created_at", "-id")[: PAGE + 1])
     rows = page[:PAGE]
@@ -371,7 +374,7 @@ def _snapshot_detail(
     application: Application, workflow_id: str, reason: str
 ) -> WorkflowDetail:
     row = None
-    if not application.private_mode:
+    if not application.private_mode and snapshots.is_kept(application):
         row = WorkflowSnapshot.objects.filter(
             application=application, workflow_id=workflow_id
         ).first()

@@ -19,6 +19,7 @@ from django.views.decorators.http import (
 from django.views.decorators.vary import vary_on_headers
 
 from apps import errors
+from apps.executors.choice import choose_database
 from apps.htmx import choose_template
 from apps.registry import auth
 from apps.registry import selectors as registry_selectors
@@ -49,9 +50,11 @@ _LEVELS = {
 
 def _open(request: HttpRequest, org: str, app: str) -> tuple[Actor, Application]:
     actor = auth.actor_for(request, org)
-    return actor, registry_selectors.get_application_for(
+    application = registry_selectors.get_application_for(
         actor=actor, name=app, permission=Permission.APPLICATION_READ
     )
+    choose_database(request, application)
+    return actor, application
 
 
 def _base(actor: Actor, application: Application) -> dict[str, Any]:

@@ -48,6 +48,8 @@ ADDED_PROPERTIES: dict[str, str] = {
         )
     },
     "CreateTokenInputBody.expiresAt": "a key may expire",
+    "query.database": "which of the databases that work under one name is meant",
+    "Executor.database": "two databases may work under one name",
     "Token.expiresAt": "a key may expire",
     **{
         f"Queue.{name}": "limits of each partition, since release 0.20"

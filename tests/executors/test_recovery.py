@@ -65,6 +65,7 @@ class Executors:
         *,
         timeout_s: float = 0,
         executor_id: str | None = None,
+        database: int | None = None,
     ) -> gateway.Answer:
         if isinstance(request, messages.Recovery):
             self.orders.append(request.executor_ids)

@@ -8,6 +8,7 @@ from django.http import HttpRequest
 from ninja import Path, Router
 
 from apps.api import APP, InApp, Output, Time, operation
+from apps.executors import databases
 from apps.executors.models import Executor as ExecutorRow
 from apps.registry.callers import application_in
 from apps.registry.models import Permission
@@ -31,6 +32,8 @@ class Executor(Output):
     language: str | None
     dbos_version: str | None
     executor_metadata: dict[str, Any] | None
+    # Its label, as the query parameter `database` takes it.
+    database: str
 
 
 @operation(
@@ -47,6 +50,7 @@ def list_executors(request: HttpRequest, path: Path[InApp]) -> list[Executor]:
     work was taken over is in the list of recoveries."""
     _, application = application_in(request, path, Permission.APPLICATION_READ)
     rows = ExecutorRow.objects.filter(application=application)
+    rows = rows.select_related("database")
     return [_written(row) for row in rows.order_by("created_at", "pk")]
 
 
@@ -63,4 +67,5 @@ def _written(row: ExecutorRow) -> Executor:
         language=row.language or None,
         dbos_version=row.dbos_version or None,
         executor_metadata=row.metadata or None,
+        database=row.database.label if row.database else databases.UNKNOWN_LABEL,
     )

@@ -24,7 +24,7 @@ from django.db import DatabaseError, transaction
 from django.db.models import Exists, OuterRef
 
 from apps import errors
-from apps.executors import clock, gateway
+from apps.executors import clock, databases, gateway
 from apps.executors.lanes import Lanes
 from apps.executors.models import Executor, Recovery
 from apps.executors.protocol import codec
@@ -254,7 +254,10 @@ class Run:
         """Choose the executor whose SDK can tell most, one for the whole run.
         Raises: NoHealthyExecutor."""
         application = collection.application
-        targets = gateway.healthy_targets(application)
+        chosen = databases.default_of(databases.list_present(application))
+        targets = gateway.healthy_targets(
+            application, database=None if chosen is None else chosen.key
+        )
         if not targets:
             raise errors.NoHealthyExecutor(
                 f"No executor of {application.name} is connected."

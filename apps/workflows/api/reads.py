@@ -121,7 +121,7 @@ async def _workflows(
             return Part(body)
         return Part(body, lambda: _workflows(application, wanted, page.next))
 
-    return await shared((application.pk, wanted, place), make)
+    return await shared((*_scope(application), wanted, place), make)
 
 
 # --- One workflow ------------------------------------------------------------------
@@ -150,7 +150,7 @@ async def get_workflow(
         write_through.remember(application, [row], body)
         return Part(body)
 
-    key = ("workflow", application.pk, is_open, path.workflow_id)
+    key = ("workflow", *_scope(application), is_open, path.workflow_id)
     return answer(await shared(key, make))
 
 
@@ -192,7 +192,7 @@ async def _steps(
         )
 
     return await shared(
-        ("steps", application.pk, is_open, workflow_id, limit, offset), make
+        ("steps", *_scope(application), is_open, workflow_id, limit, offset), make
     )
 
 
@@ -240,6 +240,11 @@ async def _payloads(
     if not found:
         await _find(application, path.workflow_id)
     return found
+
+
+def _scope(application: Application) -> tuple[int, str]:
+    """What every shared answer depends on."""
+    return application.pk, application.chosen_database
 
 
 async def _find(application: Application, workflow_id: str) -> None:

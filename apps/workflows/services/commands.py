@@ -257,7 +257,9 @@ def _carry_out(
         gone = [
             o.workflow_id for o in outcomes.values() if o.result in ("done", "missing")
         ]
-        snapshots.forget(application=order.application, workflow_ids=gone)
+        snapshots.forget(
+            application=order.application, workflow_ids=gone, is_deleted=True
+        )
     return [outcomes[one] for one in ids]
 
 
@@ -310,6 +312,8 @@ def _look_and_send(
     failure = ""
     try:
         gateway.ask(order.application, request(todo), timeout_s=timeout_s)
+    except errors.DatabaseNotChosen:
+        raise
     except errors.EveryExecutorFailed as exc:
         failure = f"{exc.message} It may still be carried out."
     except errors.ConductorError as exc:

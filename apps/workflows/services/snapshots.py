@@ -10,14 +10,16 @@ from datetime import datetime, timedelta
 
 from django.db import IntegrityError, transaction
 
-from apps.executors import clock
+from apps.executors import clock, databases
+from apps.executors.models import Executor, Recovery
 from apps.executors.protocol.rows import WorkflowRow
 from apps.executors.untrusted import storable_text
 from apps.registry.models import Application
-from apps.workflows.models import WorkflowSnapshot
+from apps.workflows.models import SnapshotSync, WorkflowSnapshot
 
 # PostgreSQL indexes no value beyond a third of a page; longer ids are not kept.
 ID_LIMIT_BYTES = 2_048
+PENDING = "PENDING"
 # A row that did not change is marked as seen again at most this often.
 SEEN_EVERY = timedelta(seconds=5)
 
@@ -44,13 +46,21 @@ _COLUMNS = [
 ]
 
 
-def remember(*, application: Application, rows: Iterable[WorkflowRow]) -> int:
+def remember(
+    *,
+    application: Application,
+    rows: Iterable[WorkflowRow],
+    is_one_database: bool = False,
+) -> int:
     """Keep what an executor said, newer over older; return how many rows changed.
 
-    Nothing in private mode. Concurrency: any number of writers; the newest report of a
-    workflow stays, whoever comes last.
+    Nothing in private mode. Where an application works on several databases only the
+    sync writes, which stays within one (`is_one_database`). Concurrency: any number of
+    writers; the newest report of a workflow stays, whoever comes last.
     """
     if application.private_mode:
+        return 0
+    if not is_one_database and has_several_databases(application):
         return 0
     told = {row.workflow_id: row for row in rows if _can_be_kept(row)}
     known = {
@@ -83,11 +93,59 @@ def remember(*, application: Application, rows: Iterable[WorkflowRow]) -> int:
     return len(changed)
 
 
-def forget(*, application: Application, workflow_ids: Sequence[str]) -> None:
-    """Drop workflows that are known to be gone."""
-    WorkflowSnapshot.objects.filter(
+def forget(
+    *,
+    application: Application,
+    workflow_ids: Sequence[str],
+    is_one_database: bool = False,
+    is_deleted: bool = False,
+) -> None:
+    """Drop workflows that an executor does not know.
+
+    One that was pending under an executor that is away stays: it is evidence against a
+    false proof, and goes when that executor's recovery is over. `is_deleted`: a person
+    had them deleted, so they are gone whatever executors say.
+    """
+    found = WorkflowSnapshot.objects.filter(
         application=application, workflow_id__in=workflow_ids
-    ).delete()
+    )
+    if not is_deleted:
+        if not is_one_database and has_several_databases(application):
+            return
+        away = Executor.objects.filter(application=application).exclude(
+            state=Executor.State.HEALTHY
+        )
+        found = found.exclude(
+            status=PENDING,
+            executor_id__in=list(away.values_list("executor_id", flat=True)),
+        )
+    found.delete()
+
+
+def has_several_databases(application: Application) -> bool:
+    return len(databases.list_present(application)) > 1
+
+
+def is_kept(application: Application) -> bool:
+    """Whether the database that was chosen, if any was, is the one that is kept."""
+    label = application.chosen_database
+    if not label:
+        return True
+    kept = SnapshotSync.objects.filter(application=application)
+    found = kept.values_list("database__label", flat=True).first()
+    return label == (found or databases.UNKNOWN_LABEL)
+
+
+def pending_of(recovery: Recovery, limit: int) -> list[str]:
+    """Return what was last seen pending on a dead executor, the newest first: a witness
+    must know it. See `executors.evidence`."""
+    found = WorkflowSnapshot.objects.filter(
+        application=recovery.application,
+        executor_id=recovery.executor_id,
+        status=PENDING,
+    )
+    newest = found.order_by("-created_at", "-id").values_list("workflow_id", flat=True)
+    return list(newest[:limit])
 
 
 def forget_private(*, limit: int) -> int:

@@ -27,7 +27,7 @@ from django.db import DatabaseError
 from django.db.models import Exists, OuterRef
 
 from apps import errors
-from apps.executors import clock, gateway
+from apps.executors import clock, databases, gateway
 from apps.executors.models import Executor
 from apps.executors.protocol import codec, messages
 from apps.executors.protocol.rows import WorkflowRow
@@ -71,9 +71,16 @@ class Run:
 
     def list(self, request: messages.ListWorkflows) -> list[WorkflowRow]:
         """Ask for workflows and keep what comes."""
-        reply = gateway.ask(self.application, request, timeout_s=ASK_TIMEOUT_S)
+        reply = gateway.ask(
+            self.application,
+            request,
+            timeout_s=ASK_TIMEOUT_S,
+            database=self.sync.database_id or databases.UNKNOWN,
+        )
         rows: list[WorkflowRow] = reply.output[: request.limit]
-        self.changed += snapshots.remember(application=self.application, rows=rows)
+        self.changed += snapshots.remember(
+            application=self.application, rows=rows, is_one_database=True
+        )
         return rows
 
 
@@ -102,6 +109,7 @@ def sync_application(sync: SnapshotSync, *, budget_s: float = RUN_BUDGET_S) -> i
     started_at = clock.now()
     run = Run(sync.application, sync, time.monotonic() + budget_s)
     place = sync.older_than, sync.older_skip
+    _choose_database(sync)
     try:
         missed = _patrol(run, started_at)
         _read_newer(run, started_at)
@@ -179,6 +187,17 @@ def _save(sync: SnapshotSync) -> None:
     SnapshotSync.objects.filter(pk=sync.pk).update(
         **{name: getattr(sync, name) for name in fields}
     )
+
+
+def _choose_database(sync: SnapshotSync) -> None:
+    """Stay with the database that is kept as long as it has executors, even dead ones:
+    another one's word would drop all that is known of it."""
+    executors = Executor.objects.filter(application=sync.application)
+    if executors.filter(database=sync.database).exists():
+        return
+    chosen = databases.default_of(databases.list_present(sync.application))
+    if chosen is not None:
+        sync.database_id = chosen.key or None
 
 
 # --- What one run asks -------------------------------------------------------------
@@ -276,6 +295,8 @@ def _ask_about(run: Run, ids: Sequence[str]) -> int:
         rows = run.list(messages.ListWorkflows(workflow_uuids=part, limit=len(part)))
         present = {row.workflow_id for row in rows}
         gone = [one for one in part if one not in present]
-        snapshots.forget(application=run.application, workflow_ids=gone)
+        snapshots.forget(
+            application=run.application, workflow_ids=gone, is_one_database=True
+        )
         forgotten += len(gone)
     return forgotten

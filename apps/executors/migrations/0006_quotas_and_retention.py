@@ -5,7 +5,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("executors", "0004_fair_planning"),
+        ("executors", "0005_system_database"),
         ("registry", "0010_audit_chain"),
     ]
 

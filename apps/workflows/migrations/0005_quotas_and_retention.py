@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
     dependencies = [
         ("registry", "0010_audit_chain"),
-        ("workflows", "0003_command_operation"),
+        ("workflows", "0004_sync_within_one_database"),
     ]
 
     operations = [
