@@ -17,9 +17,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from django.db import close_old_connections, connections
+from django.db import close_old_connections
 
-from apps import errors
+from apps import database, errors
 from apps.executors import bus, loops, meters
 from apps.executors.joined import Joined
 from apps.executors.models import Executor
@@ -102,7 +102,7 @@ def answer(
 ) -> Answer:
     """`ask`, for whom it matters which executor answered."""
     targets = _choose(application, executor_id, application_version)
-    _let_database_go()
+    database.release()
     text, target, sent = loops.run(
         _ask_any(application.pk, targets, request, timeout_s),
         timeout_s=timeout_s + 10,
@@ -232,19 +232,14 @@ def _choose(
     return targets
 
 
-def _let_database_go() -> None:
-    """Whoever waits for an executor that hangs must not keep a database connection from
-    everybody else."""
-    for connection in connections.all(initialized_only=True):
-        if not connection.in_atomic_block:
-            connection.close_if_unusable_or_obsolete()
-
-
 def _choose_in_thread(
     application: Application, executor_id: str | None, version: str | None
 ) -> list[Target]:
     close_old_connections()
-    return _choose(application, executor_id, version)
+    try:
+        return _choose(application, executor_id, version)
+    finally:
+        database.release()
 
 
 def _some(targets: list[Target]) -> list[Target]:

@@ -25,6 +25,7 @@ from typing import Any
 from django.db import close_old_connections, connections
 from django.db.utils import DatabaseError, InterfaceError, OperationalError
 
+from apps import database
 from apps.executors import admission, bus, live, loops, presence, sockets
 from apps.executors.admission import Admitted
 from apps.executors.presence import Registration
@@ -51,7 +52,11 @@ class _Instance:
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     stopping: threading.Event = field(default_factory=threading.Event)
     database: ThreadPoolExecutor = field(
-        default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="presence-db")
+        default_factory=lambda: ThreadPoolExecutor(
+            1,
+            thread_name_prefix="presence-db",
+            initializer=database.keep_own_connection,
+        )
     )
     tasks: set[asyncio.Task[Any]] = field(default_factory=set)
     writer: asyncio.Task[None] | None = None
@@ -279,6 +284,7 @@ async def _in_database(
 
 
 def _beat_until_stopped(instance: _Instance) -> None:
+    database.keep_own_connection()
     last = None
     while True:
         close_old_connections()
@@ -332,6 +338,7 @@ def _beat_once(instance: _Instance, idle: timedelta | None) -> None:
     if drift.unknown or drift.outdated or drift.gone or unwelcome:
         instance.loop.call_soon_threadsafe(_repair, instance, drift, unwelcome)
     admission.flush_rejections()
+    admission.refresh_hints()
 
 
 def _settled_sockets(instance: _Instance) -> dict[str, Socket]:
