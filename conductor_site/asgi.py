@@ -16,13 +16,17 @@ from apps.executors.lifespan import Lifespan
 from apps.executors.routing import websocket_urlpatterns
 from conductor_site.api_handler import ApiBeside
 from conductor_site.edge import BodyLimit, TrustedProxies
+from conductor_site.gate import Gate
 
+site = ApiBeside(django_application)
 application = Lifespan(
     TrustedProxies(
         ProtocolTypeRouter(
             {
                 "http": BodyLimit(
-                    ApiBeside(django_application), settings.CONDUCTOR_MAX_BODY_BYTES
+                    # Where nobody signs in, everybody is the same caller.
+                    site if settings.CONDUCTOR_AUTH == "none" else Gate(site),
+                    settings.CONDUCTOR_MAX_BODY_BYTES,
                 ),
                 "websocket": URLRouter(websocket_urlpatterns),
             }

@@ -17,6 +17,7 @@ import signal
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -40,6 +41,9 @@ for _module in (autobahn_protocol, autobahn_twisted):
     for _name in {"pformat", "hltype", "hlval"} & vars(_module).keys():
         setattr(_module, _name, lambda _: "")
 
+# Twisted does not know this one.
+http.RESPONSES.setdefault(429, b"Too Many Requests")
+
 # Its declared interfaces do not tell what the asyncio reactor can do.
 reactor: Any = installed_reactor
 
@@ -58,6 +62,11 @@ HANDSHAKE_SECS = 20.0
 HTTP_SECS = 120.0
 MAX_BODY_BYTES = 10 * 2**20
 DISCARD_BYTES = 2**20
+# For all of a request's head, and then for all of its body.
+HEAD_SECS = 30.0
+BODY_SECS = 60.0
+# Connections of one address whose requests are not here whole.
+MAX_UNFINISHED = 2_000
 # Frames of the websocket protocol: final frame and opcode, and the bit for a mask.
 PING, PONG, MASKED = 0x89, 0x8A, 0x80
 PING_FRAME = bytes((PING, 6)) + b"alive?"
@@ -531,7 +540,7 @@ def _last_response(status: int, content_type: str, body: bytes) -> bytes:
         b"connection: close\r\n\r\n%b"
     ) % (
         status,
-        http.RESPONSES[status],
+        http.RESPONSES.get(status, b"Refused"),
         content_type.encode(),
         NAME.encode(),
         len(body),
@@ -541,7 +550,51 @@ def _last_response(status: int, content_type: str, body: bytes) -> bytes:
 
 class Channel(http.HTTPChannel):  # type: ignore[misc]
     """One HTTP connection. Says what is wrong with what is no HTTP, which no browser
-    sends: a problem on every path."""
+    sends: a problem on every path. A request that does not come to its end in time, and
+    a connection too many of one address, are refused."""
+
+    # When the request began that is not here whole, and whether its head is.
+    _began = 0.0
+    _has_head = False
+
+    def connectionMade(self) -> None:
+        super().connectionMade()
+        self._begin()
+        if self.factory.server.is_crowded(self.address()):
+            self._refuse("Too many unfinished requests come from your address.", 429)
+
+    def dataReceived(self, data: bytes) -> None:
+        if self not in self.factory.server.unfinished and not self._handlingRequest:
+            self._begin()
+        super().dataReceived(data)
+
+    def allHeadersReceived(self) -> None:
+        self._has_head = True
+        super().allHeadersReceived()
+
+    def allContentReceived(self) -> None:
+        self.factory.server.unfinished.remove(self)
+        super().allContentReceived()
+
+    def connectionLost(self, reason: Any = None) -> None:
+        self.factory.server.unfinished.remove(self)
+        super().connectionLost(reason)
+
+    def address(self) -> str:
+        """Return the address at the other end, which may be a proxy's."""
+        return str(getattr(self.transport.getPeer(), "host", ""))
+
+    def check_deadline(self, head_secs: float, body_secs: float) -> None:
+        """Part with a client whose request takes too long, however steadily it comes:
+        the time is of the whole, so that dribbling gains nothing."""
+        limit = head_secs + body_secs if self._has_head else head_secs
+        if time.monotonic() - self._began > limit:
+            self.factory.server.unfinished.remove(self)
+            self._refuse("The request did not come to its end in time.", 408)
+
+    def _begin(self) -> None:
+        self._began, self._has_head = time.monotonic(), False
+        self.factory.server.unfinished.add(self, self.address())
 
     def _respondToBadRequestAndDisconnect(self) -> None:
         self._refuse("This is no HTTP request.")
@@ -549,10 +602,10 @@ class Channel(http.HTTPChannel):  # type: ignore[misc]
     def lineLengthExceeded(self, line: bytes) -> None:
         self._refuse("The target, or a header, of the request is too long.")
 
-    def _refuse(self, detail: str) -> None:
-        content_type, body = _refusal(400, "", detail)
-        self.transport.write(_last_response(400, content_type, body))
-        access.info("no HTTP request 400")
+    def _refuse(self, detail: str, status: int = 400) -> None:
+        content_type, body = _refusal(status, "", detail)
+        self.transport.write(_last_response(status, content_type, body))
+        access.info("no HTTP request %s", status)
         self.loseConnection()
 
 
@@ -583,6 +636,30 @@ def _forward_failures(event: dict[str, Any]) -> None:
         )
 
 
+class Unfinished:
+    """Connections whose request is not here whole, counted for each address."""
+
+    def __init__(self) -> None:
+        self.addresses: dict[Channel, str] = {}
+        self.per_address: Counter[str] = Counter()
+
+    def __contains__(self, channel: Channel) -> bool:
+        return channel in self.addresses
+
+    def add(self, channel: Channel, address: str) -> None:
+        """Take a connection in that is not here."""
+        self.addresses[channel] = address
+        self.per_address[address] += 1
+
+    def remove(self, channel: Channel) -> None:
+        """Drop a connection, if it is here."""
+        address = self.addresses.pop(channel, None)
+        if address is not None:
+            self.per_address[address] -= 1
+            if not self.per_address[address]:
+                del self.per_address[address]
+
+
 class Server(DaphneServer):  # type: ignore[misc]
     """Daphne on a socket that is bound already. `run` returns when it has stopped."""
 
@@ -602,6 +679,9 @@ class Server(DaphneServer):  # type: ignore[misc]
         ping_secs: float = PING_SECS,
         pong_secs: float = PONG_SECS,
         http_secs: float = HTTP_SECS,
+        head_secs: float = HEAD_SECS,
+        body_secs: float = BODY_SECS,
+        max_unfinished: int = MAX_UNFINISHED,
         drain_secs: float = 1.5,
         stop_secs: float = 4.5,
     ) -> None:
@@ -632,6 +712,9 @@ class Server(DaphneServer):  # type: ignore[misc]
         self.on_start = on_start
         self.on_ready = on_ready
         self.on_stop = on_stop
+        self.head_secs, self.body_secs = head_secs, body_secs
+        self.max_unfinished = max_unfinished
+        self.unfinished = Unfinished()
         self.drain_secs = drain_secs
         self.stop_secs = stop_secs
         self.exit_code = 0
@@ -775,7 +858,13 @@ class Server(DaphneServer):  # type: ignore[misc]
         if isinstance(protocol, Request):
             await protocol.paced()
 
+    def is_crowded(self, address: str) -> bool:
+        """Whether an address has too many connections with unfinished requests."""
+        return self.unfinished.per_address[address] > self.max_unfinished > 0
+
     def timeout_checker(self) -> None:
+        for channel in list(self.unfinished.addresses):
+            channel.check_deadline(self.head_secs, self.body_secs)
         for protocol in list(self.connections):
             try:
                 protocol.check_timeouts()

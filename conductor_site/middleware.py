@@ -30,6 +30,7 @@ from django.utils.decorators import sync_and_async_middleware
 
 from apps import errors
 from apps.api import as_problem, problem, problem_of, segment_path
+from apps.database import PoolExhausted
 from apps.executors import gateway
 from apps.registry import callers
 from apps.registry.callers import ApiRequest, Caller
@@ -39,6 +40,7 @@ from conductor_site.edge import is_api_path
 logger = logging.getLogger(__name__)
 
 DATABASE_AWAY = "Conductor cannot reach its database. Trying again helps."
+DATABASE_BUSY = "Conductor is busy: too many requests at once. Trying again helps."
 RETRY_AFTER_SECS = 10
 CONTENT_SECURITY_POLICY = (
     "default-src 'self'; img-src 'self' data:; style-src 'self'; script-src 'self'; "
@@ -180,8 +182,7 @@ def _explain_api(failure: Exception) -> HttpResponseBase:
         case SuspiciousOperation() | BadRequest() | UnreadablePostError():
             return problem(400, "The request cannot be read.")
         case OperationalError() | InterfaceError():
-            logger.error("database away", extra={"error": str(failure)})
-            return problem(503, DATABASE_AWAY)
+            return problem(503, _why_away(failure))
     logger.error("an operation of the API failed", exc_info=failure)
     return problem(500, "Conductor failed. Its log says more.")
 
@@ -270,22 +271,34 @@ class ErrorTranslationMiddleware:
             status = next(s for kind, s in _STATUS if isinstance(exception, kind))
             return _explain(request, exception.message, status)
         if isinstance(exception, OperationalError | InterfaceError):
-            logger.error("database away", extra={"error": str(exception)})
-            return _database_away(request)
+            return _database_away(request, _why_away(exception))
         return None
 
 
-def _database_away(request: HttpRequest) -> HttpResponse:
+def _why_away(failure: Exception) -> str:
+    """Log that the database did not serve a request, and say why in a sentence."""
+    if isinstance(failure, PoolExhausted):
+        logger.warning("no database connection free", extra={"error": str(failure)})
+        return DATABASE_BUSY
+    logger.error("database away", extra={"error": str(failure)})
+    return DATABASE_AWAY
+
+
+def _database_away(request: HttpRequest, reason: str) -> HttpResponse:
     """A page that needs no database; a sentence for htmx."""
     headers = {"Retry-After": str(RETRY_AFTER_SECS)}
     if request.headers.get("HX-Request"):
         return HttpResponse(
-            DATABASE_AWAY,
+            reason,
             status=503,
             content_type="text/plain; charset=utf-8",
             headers=headers,
         )
-    return HttpResponse(render_to_string("503.html"), status=503, headers=headers)
+    return HttpResponse(
+        render_to_string("503.html", {"heading": reason.partition(".")[0]}),
+        status=503,
+        headers=headers,
+    )
 
 
 def _explain(request: HttpRequest, message: str, status: int) -> HttpResponse:

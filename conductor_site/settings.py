@@ -62,6 +62,13 @@ SECRET_KEY = _secret_key()
 SECRET_KEY_FALLBACKS = env.envlist("SECRET_KEY_FALLBACKS", [])
 
 
+# Of each process, for requests and tasks; Conductor's own threads have others.
+DATABASE_POOL_SIZE = env.envint("DATABASE_POOL_SIZE", 8)
+DATABASE_POOL_WAIT_SECS = env.envfloat("DATABASE_POOL_WAIT_SECS", 15.0)
+if DATABASE_POOL_SIZE < 1:
+    raise ImproperlyConfigured("DATABASE_POOL_SIZE must be positive.")
+
+
 def _database() -> dict[str, Any]:
     if CONDUCTOR_EMBEDDED:
         DATA_DIR.mkdir(parents=True, exist_ok=True)
@@ -76,21 +83,23 @@ def _database() -> dict[str, Any]:
                 "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
             },
         }
+    # Wants psycopg, which embedded mode does not load.
+    from conductor_site.database.recorded import RecordedConnection
+
     url = urlparse(DATABASE_URL)
     if url.scheme not in {"postgres", "postgresql"}:
         raise ImproperlyConfigured("DATABASE_URL must begin with postgres://")
     return {
-        "ENGINE": "django.db.backends.postgresql",
+        "ENGINE": "conductor_site.database",
         "NAME": unquote(url.path.lstrip("/")),
         "USER": unquote(url.username or ""),
         "PASSWORD": unquote(url.password or ""),
         "HOST": url.hostname or "",
         "PORT": str(url.port or ""),
-        # In a web process each request has a thread of its own: a connection that
-        # outlived it would stay open, unused, until the garbage collector comes by.
-        # A worker's threads are few and stay (supervisor.ENVIRONMENT).
-        "CONN_MAX_AGE": env.envint("DATABASE_CONN_MAX_AGE", 0),
+        # What is handed back to the pool is open still, and checked when it is taken.
+        "CONN_MAX_AGE": 0,
         "CONN_HEALTH_CHECKS": True,
+        "POOL_WAIT_SECS": DATABASE_POOL_WAIT_SECS,
         "OPTIONS": {
             "connect_timeout": 5,
             # A server that vanished without a word is noticed within some 15 s, also by
@@ -99,6 +108,17 @@ def _database() -> dict[str, Any]:
             "keepalives_interval": 3,
             "keepalives_count": 3,
             "tcp_user_timeout": 15_000,
+            "pool": {
+                "connection_class": RecordedConnection,
+                "min_size": 0,
+                "max_size": DATABASE_POOL_SIZE,
+                "max_idle": 60,
+                "max_lifetime": 1_800,
+                # To make one; the wait for one that is in use is POOL_WAIT_SECS.
+                "timeout": 6,
+                # Asked for anew by whoever comes next, with no growing delay.
+                "reconnect_timeout": 1,
+            },
         },
     }
 
@@ -194,6 +214,7 @@ MIDDLEWARE = [
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "conductor_site.gate.AcquaintanceMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "allauth.account.middleware.AccountMiddleware",

@@ -40,7 +40,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     ),
 }
 # Where a role wants another default than the settings have.
-ENVIRONMENT: dict[str, dict[str, str]] = {"worker": {"DATABASE_CONN_MAX_AGE": "60"}}
+ENVIRONMENT: dict[str, dict[str, str]] = {"worker": {"DATABASE_POOL_SIZE": "6"}}
 
 
 def environment(role: str) -> dict[str, str]:

@@ -18,3 +18,7 @@ if CONDUCTOR_EMBEDDED:
     atexit.register(shutil.rmtree, _home, ignore_errors=True)
     DATABASES["default"]["ENGINE"] = "tests.sqlite"
     DATABASES["default"]["TEST"] = {"NAME": f"{_home}/test.sqlite3"}
+else:
+    # What a pool holds open would keep the test database from being dropped; tests of
+    # the pool start the real server.
+    DATABASES["default"]["OPTIONS"].pop("pool")

@@ -9,25 +9,38 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import math
 import time
+from collections import OrderedDict
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
+from http import HTTPStatus
+from typing import ClassVar
 
 from django.conf import settings
 from django.db import close_old_connections, transaction
 from django.db.models import F
 from django.db.models.functions import Now
 
+from apps import database
 from apps.executors import clock
 from apps.executors.models import RejectedConnection
 from apps.executors.untrusted import storable_text
 from apps.registry import auth, keys
+from apps.registry.limits import AddressLimit
 from apps.registry.models import ApiKey, Application, Permission
 
 REMEMBER_SECS = 5.0
 REMEMBER_LIMIT = 20_000
+# Wrong keys a minute from one address that are looked up.
+WRONG_KEYS_LIMIT = 120
+# New keys that wait to be looked up, and how many one query looks up.
+WAITING_LIMIT = 5_000
+BATCH_LIMIT = 500
+HASHES_LIMIT = 50_000
+HASHES_SECS = 10.0
 MAX_KEY_CHARS = 200
 MAX_NAME_CHARS = 256
 # Distinct rejections kept per organization; the oldest go first.
@@ -53,18 +66,13 @@ class Refused:
     organization_id: int | None = None
     api_key_id: int | None = None
     key_prefix: str = ""
+    retry_after_secs: int = 0
 
     def body(self) -> bytes:
         """RFC 9457 problem. Short, UTF-8 and JSON: anything else harms old SDKs."""
-        titles = {
-            401: "Unauthorized",
-            403: "Forbidden",
-            404: "Not Found",
-            429: "Too Many Requests",
-        }
         return json.dumps(
             {
-                "title": titles.get(self.status, "Service Unavailable"),
+                "title": HTTPStatus(self.status).phrase,
                 "status": self.status,
                 "detail": self.detail,
             }
@@ -73,9 +81,23 @@ class Refused:
 
 Verdict = Admitted | Refused
 
-_remembered: dict[tuple[str, str], tuple[float, asyncio.Future[Verdict]]] = {}
-_threads = ThreadPoolExecutor(2, thread_name_prefix="admission-db")
+_Attempt = tuple[str, str]  # An application's name and a secret.
+_Key = tuple[str, str]  # The secret's hash and the name.
+
+_remembered: dict[_Key, tuple[float, asyncio.Future[Verdict]]] = {}
 _rejections: dict[tuple[int, str, str, str], tuple[Refused, int, str]] = {}
+# Who was let in lately has a thread that others do not queue for. A hint, no verdict.
+_good_lately: OrderedDict[_Key, None] = OrderedDict()
+_known_threads = ThreadPoolExecutor(
+    1, thread_name_prefix="admission-db", initializer=database.keep_own_connection
+)
+_unknown_thread = ThreadPoolExecutor(
+    1, thread_name_prefix="admission-new-db", initializer=database.keep_own_connection
+)
+_wrong_keys = AddressLimit(WRONG_KEYS_LIMIT)
+# Hashes of keys that are no wrong ones, looked up once an address is over its limit.
+_hashes: set[str] = set()
+_hashes_at = -math.inf
 
 
 async def admit(application_name: str, secret: str, *, remote_ip: str) -> Verdict:
@@ -86,23 +108,102 @@ async def admit(application_name: str, secret: str, *, remote_ip: str) -> Verdic
     key = (hashlib.sha256(secret.encode()).hexdigest(), application_name)
     now = time.monotonic()
     entry = _remembered.get(key)
-    if entry is None or now - entry[0] > REMEMBER_SECS:
+    is_new = entry is None or now - entry[0] > REMEMBER_SECS
+    if entry is None or is_new:
+        if refused := _refuse_unasked(key, remote_ip):
+            return refused
         if len(_remembered) >= REMEMBER_LIMIT:
             _remembered.clear()
-        loop = asyncio.get_running_loop()
-        entry = (
-            now,
-            loop.run_in_executor(_threads, _judge_in_thread, application_name, secret),
-        )
+        entry = (now, _begin_judging(key, application_name, secret))
         _remembered[key] = entry
     try:
         verdict = await asyncio.shield(entry[1])
     except Exception:
         _remembered.pop(key, None)
         raise
-    if isinstance(verdict, Refused):
+    if isinstance(verdict, Admitted):
+        _note_good(key)
+    else:
         _count(verdict, application_name, remote_ip)
+        if is_new and verdict.status == HTTPStatus.UNAUTHORIZED:
+            _wrong_keys.count(remote_ip)
     return verdict
+
+
+def _refuse_unasked(key: _Key, remote_ip: str) -> Refused | None:
+    """Refuse before the database is asked: after many wrong keys of the same address,
+    one that may be wrong too; and whoever is new while too many wait."""
+    if key in _good_lately:
+        return None
+    wait = _wrong_keys.wait_secs(remote_ip)
+    if wait and key[0] not in _hashes and _hashes_at > -math.inf:
+        detail = "Too many wrong API keys came from this address. Check its processes."
+        return Refused(429, detail, retry_after_secs=wait)
+    if len(_Batch.waiting) >= WAITING_LIMIT:
+        return Refused(503, "Too many executors connect at once.", retry_after_secs=1)
+    return None
+
+
+def _note_good(key: _Key) -> None:
+    _good_lately[key] = None
+    _good_lately.move_to_end(key)
+    if len(_good_lately) > REMEMBER_LIMIT:
+        _good_lately.popitem(last=False)
+
+
+def _begin_judging(
+    key: _Key, application_name: str, secret: str
+) -> asyncio.Future[Verdict]:
+    loop = asyncio.get_running_loop()
+    if key in _good_lately:
+        return loop.run_in_executor(
+            _known_threads, _judge_in_thread, application_name, secret
+        )
+    verdict: asyncio.Future[Verdict] = loop.create_future()
+    _Batch.waiting.append(((application_name, secret), verdict))
+    if not _Batch.is_running:
+        _Batch.is_running = True
+        _Batch.task = loop.create_task(_judge_waiting(loop))
+    return verdict
+
+
+class _Batch:
+    """New attempts that wait for the one look-up that answers them all."""
+
+    waiting: ClassVar[list[tuple[_Attempt, asyncio.Future[Verdict]]]] = []
+    is_running: ClassVar = False
+    task: ClassVar[asyncio.Task[None] | None] = None
+
+
+async def _judge_waiting(loop: asyncio.AbstractEventLoop) -> None:
+    try:
+        while batch := _Batch.waiting[:BATCH_LIMIT]:
+            del _Batch.waiting[: len(batch)]
+            attempts = [attempt for attempt, _ in batch]
+            try:
+                verdicts = await loop.run_in_executor(
+                    _unknown_thread, _judge_batch_in_thread, attempts
+                )
+            except Exception as exc:
+                for _, future in batch:
+                    if not future.done():
+                        future.set_exception(exc)
+            else:
+                for (_, future), verdict in zip(batch, verdicts, strict=True):
+                    if not future.done():
+                        future.set_result(verdict)
+    finally:
+        _Batch.is_running = False
+
+
+def refresh_hints() -> None:
+    """Look up which keys are no wrong ones, while an address sends many that are.
+    Called with every heartbeat."""
+    global _hashes, _hashes_at
+    now = time.monotonic()
+    if not _wrong_keys.is_exceeded() or now - _hashes_at < HASHES_SECS:
+        return
+    _hashes, _hashes_at = keys.list_hashes(HASHES_LIMIT), now
 
 
 def _judge_in_thread(application_name: str, secret: str) -> Verdict:
@@ -110,13 +211,31 @@ def _judge_in_thread(application_name: str, secret: str) -> Verdict:
     return _judge(application_name, secret)
 
 
-def _judge(application_name: str, secret: str) -> Verdict:
+def _judge_batch_in_thread(attempts: list[_Attempt]) -> list[Verdict]:
+    close_old_connections()
+    return _judge_batch(attempts)
+
+
+def _judge_batch(attempts: list[_Attempt]) -> list[Verdict]:
     if settings.CONDUCTOR_AUTH == "none":
-        return _judge_without_keys(application_name)
-    key = keys.find_by_secret(secret)
-    if key is None:
-        return _refuse_unknown(keys.find_by_beginning(secret))
-    return _judge_key(key, application_name, clock.now())
+        return [_judge_without_keys(name) for name, _ in attempts]
+    meant = keys.find_meant({secret for _, secret in attempts})
+    now = clock.now()
+    return [
+        _judge_one(meant.get(secret), name, secret, now) for name, secret in attempts
+    ]
+
+
+def _judge(application_name: str, secret: str) -> Verdict:
+    return _judge_batch([(application_name, secret)])[0]
+
+
+def _judge_one(
+    meant: ApiKey | None, application_name: str, secret: str, now: datetime
+) -> Verdict:
+    if meant is None or not keys.is_secret_of(secret, meant):
+        return _refuse_unknown(meant)
+    return _judge_key(meant, application_name, now)
 
 
 def _refuse_unknown(meant: ApiKey | None) -> Refused:

@@ -67,6 +67,8 @@ class _RefusingConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]
             (b"content-type", b"application/problem+json"),
             (b"content-length", str(len(body)).encode()),
         ]
+        if refused.retry_after_secs:
+            headers.append((b"retry-after", str(refused.retry_after_secs).encode()))
         await self.send_raw(
             "websocket.http.response.start", status=refused.status, headers=headers
         )

@@ -18,9 +18,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from django.db import close_old_connections, connections
+from django.db import close_old_connections
 
 from apps import errors
+from apps.database import release as release_connection
 from apps.executors import bus, databases, loops, meters
 from apps.executors.databases import Present
 from apps.executors.joined import Joined
@@ -116,7 +117,7 @@ def answer(
     """`ask`, for whom it matters which executor answered."""
     wanted = executor_id, application_version, _scope(application, database)
     targets = _choose(application, wanted, request)
-    _let_database_go()
+    release_connection()
     text, target, sent = loops.run(
         _ask_any(application, wanted, targets, request, timeout_s),
         timeout_s=timeout_s + 10,
@@ -308,20 +309,15 @@ def _refuse_to_guess(application: Application) -> None:
         )
 
 
-def _let_database_go() -> None:
-    """Whoever waits for an executor that hangs must not keep a database connection from
-    everybody else."""
-    for connection in connections.all(initialized_only=True):
-        if not connection.in_atomic_block:
-            connection.close_if_unusable_or_obsolete()
-
-
 async def _in_database_thread(
     function: Callable[..., list[Target]], *arguments: Any
 ) -> list[Target]:
     def call() -> list[Target]:
         close_old_connections()
-        return function(*arguments)
+        try:
+            return function(*arguments)
+        finally:
+            release_connection()
 
     loop = asyncio.get_running_loop()
     return await loop.run_in_executor(_database_threads, call)

@@ -26,6 +26,7 @@ from django.conf import settings
 from django.db import close_old_connections, connections
 from django.db.utils import DatabaseError, InterfaceError, OperationalError
 
+from apps import database
 from apps.executors import admission, bus, live, loops, presence, sockets
 from apps.executors.admission import Admitted
 from apps.executors.presence import Registration
@@ -52,7 +53,11 @@ class _Instance:
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     stopping: threading.Event = field(default_factory=threading.Event)
     database: ThreadPoolExecutor = field(
-        default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="presence-db")
+        default_factory=lambda: ThreadPoolExecutor(
+            1,
+            thread_name_prefix="presence-db",
+            initializer=database.keep_own_connection,
+        )
     )
     tasks: set[asyncio.Task[Any]] = field(default_factory=set)
     writer: asyncio.Task[None] | None = None
@@ -296,6 +301,7 @@ async def _in_database(
 
 
 def _beat_until_stopped(instance: _Instance) -> None:
+    database.keep_own_connection()
     last = None
     while True:
         close_old_connections()
@@ -349,6 +355,7 @@ def _beat_once(instance: _Instance, idle: timedelta | None) -> None:
     if drift.unknown or drift.outdated or drift.gone or unwelcome:
         instance.loop.call_soon_threadsafe(_repair, instance, drift, unwelcome)
     admission.flush_rejections()
+    admission.refresh_hints()
 
 
 def _settled_sockets(instance: _Instance) -> dict[str, Socket]:

@@ -8,6 +8,7 @@ from celery import shared_task
 from django.db.utils import InterfaceError, OperationalError
 from kombu import exceptions as broker
 
+from apps import database
 from apps.executors import databases, presence, recovery, retention
 
 logger = logging.getLogger(__name__)
@@ -22,8 +23,9 @@ def sweep() -> None:
     It waits for no executor: tasks that did would pile up behind one that hangs.
     """
     try:
-        presence.sweep()
-        recovery.sweep_in_background()
+        with database.beside_pool():
+            presence.sweep()
+            recovery.sweep_in_background()
     except (OperationalError, InterfaceError) as exc:
         logger.warning("not swept; the next beat does", extra={"error": str(exc)})
 

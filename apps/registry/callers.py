@@ -5,7 +5,6 @@ accounts, anybody.
 from __future__ import annotations
 
 import copy
-import hashlib
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -16,7 +15,7 @@ from django.utils import timezone
 
 from apps import errors
 from apps.api import InApp
-from apps.registry import auth, keys, selectors, wrong_tokens
+from apps.registry import acquainted, auth, keys, selectors, wrong_tokens
 from apps.registry.auth import Actor
 from apps.registry.middleware import ensure_local_user
 from apps.registry.models import ApiKey, Application, Organization
@@ -53,7 +52,7 @@ def authenticate(request: HttpRequest) -> Caller | errors.NotSignedIn:
     token = _token(request)
     if isinstance(token, errors.NotSignedIn):
         return token
-    fingerprint = _fingerprint(token)
+    fingerprint = acquainted.fingerprint(token)
     found = recall(("caller", fingerprint), lambda: _find(token, fingerprint))
     return _limited(found, request)
 
@@ -63,7 +62,7 @@ async def aauthenticate(request: HttpRequest) -> Caller | errors.NotSignedIn:
     token = _token(request)
     if isinstance(token, errors.NotSignedIn):
         return token
-    fingerprint = _fingerprint(token)
+    fingerprint = acquainted.fingerprint(token)
     found = await arecall(("caller", fingerprint), lambda: _find(token, fingerprint))
     return _limited(found, request)
 
@@ -87,11 +86,9 @@ def _limited(
 ) -> Caller | errors.NotSignedIn:
     if isinstance(found, errors.NotSignedIn):
         wrong_tokens.count(auth.traces(request)["source_ip"])
+    else:
+        acquainted.note(found.fingerprint)
     return found
-
-
-def _fingerprint(token: str) -> str:
-    return hashlib.sha256(token.encode()).hexdigest()
 
 
 def _find(token: str, fingerprint: str) -> Caller | errors.NotSignedIn:

@@ -51,6 +51,34 @@ def find_by_secret(secret: str) -> ApiKey | None:
     return key
 
 
+def find_meant(secrets_given: Collection[str]) -> dict[str, ApiKey]:
+    """Return, by secret, the key whose beginning it has. One query, however many.
+
+    `is_secret_of` says whether it opens that key.
+    """
+    prefixes = {s: found[1] for s in secrets_given if (found := _BEGINNING.match(s))}
+    if not prefixes:
+        return {}
+    rows = ApiKey.objects.select_related("organization")
+    keys = {key.prefix: key for key in rows.filter(prefix__in=set(prefixes.values()))}
+    return {s: keys[prefix] for s, prefix in prefixes.items() if prefix in keys}
+
+
+def is_secret_of(secret: str, key: ApiKey) -> bool:
+    """Whether a secret opens a key, usable or not; in the same time for all."""
+    return _SECRET.fullmatch(secret) is not None and hmac.compare_digest(
+        key.secret_hash, hash_secret(secret)
+    )
+
+
+def list_hashes(limit: int) -> set[str]:
+    """Return the hashes of usable keys, those first that were used last."""
+    rows = ApiKey.objects.filter(revoked_at=None).order_by(
+        models.F("last_used_at").desc(nulls_last=True), "-pk"
+    )
+    return set(rows.values_list("secret_hash", flat=True)[:limit])
+
+
 def find_by_beginning(secret: str) -> ApiKey | None:
     """Return the key that a wrong secret was meant to be, as after half a copy.
 

@@ -12,6 +12,8 @@ from typing import Any, TypeVar, cast
 
 from asgiref.sync import sync_to_async
 
+from apps import database
+
 REMEMBER_SECS = 1.0
 LIMIT = 10_000
 
@@ -29,7 +31,7 @@ def recall(key: Hashable, find: Callable[[], T]) -> T:
 async def arecall(key: Hashable, find: Callable[[], T]) -> T:
     """`recall`, for the event loop: what queries the database does so in a thread."""
     entry = _fresh(key)
-    return cast("T", entry[0]) if entry else await sync_to_async(_store)(key, find)
+    return cast("T", entry[0]) if entry else await sync_to_async(_lent)(key, find)
 
 
 def forget() -> None:
@@ -42,6 +44,14 @@ def _fresh(key: Hashable) -> tuple[Any] | None:
     if entry is None or time.monotonic() - entry[0] >= REMEMBER_SECS:
         return None
     return (entry[1],)
+
+
+def _lent(key: Hashable, find: Callable[[], T]) -> T:
+    """`_store`, for a request that goes on to wait, perhaps long, without a query."""
+    try:
+        return _store(key, find)
+    finally:
+        database.release()
 
 
 def _store(key: Hashable, find: Callable[[], T]) -> T:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
+import threading
 from datetime import timedelta
 from typing import Any
 
@@ -17,7 +19,7 @@ from apps.executors import admission, clock, pages
 from apps.executors.admission import Admitted, Refused
 from apps.executors.models import RejectedConnection
 from apps.executors.routing import websocket_urlpatterns
-from apps.registry import services
+from apps.registry import keys, services
 from apps.registry.auth import Actor, system_actor
 from apps.registry.models import ApiKey, Application, Organization, Permission
 from conductor_site.logging import JsonFormatter, TextFormatter
@@ -42,6 +44,10 @@ def nothing_remembered(monkeypatch: pytest.MonkeyPatch) -> Any:
     yield
     admission.forget_verdicts()
     admission._rejections.clear()
+    admission._wrong_keys.clear()
+    admission._good_lately.clear()
+    admission._hashes.clear()
+    monkeypatch.setattr(admission, "_hashes_at", -math.inf)
 
 
 def make_key(actor: Actor, **more: Any) -> tuple[ApiKey, str]:
@@ -100,11 +106,11 @@ def test_answer_does_not_tell_whether_a_key_begins_like_a_real_one(
 async def test_many_attempts_are_judged_once(monkeypatch: Any) -> None:
     judged = []
 
-    def judge(name: str, secret: str) -> Refused:
-        judged.append(name)
-        return Refused(401, "no", "bad_key", organization_id=1, key_prefix="p")
+    def judge(attempts: list[tuple[str, str]]) -> list[Refused]:
+        judged.extend(name for name, _ in attempts)
+        return [Refused(401, "no", "bad_key", organization_id=1, key_prefix="p")]
 
-    monkeypatch.setattr(admission, "_judge", judge)
+    monkeypatch.setattr(admission, "_judge_batch", judge)
     await asyncio.gather(
         *(admission.admit("orders", "s", remote_ip="::1") for _ in range(ATTEMPTS))
     )
@@ -117,13 +123,13 @@ async def test_many_attempts_are_judged_once(monkeypatch: Any) -> None:
 async def test_failed_judgement_is_not_remembered(monkeypatch: Any) -> None:
     answers: list[Any] = [OSError("away"), Admitted(1, 1)]
 
-    def judge(name: str, secret: str) -> Any:
+    def judge(attempts: list[tuple[str, str]]) -> list[Any]:
         answer = answers.pop(0)
         if isinstance(answer, Exception):
             raise answer
-        return answer
+        return [answer]
 
-    monkeypatch.setattr(admission, "_judge", judge)
+    monkeypatch.setattr(admission, "_judge_batch", judge)
     with pytest.raises(OSError, match="away"):
         await admission.admit("orders", "s", remote_ip="::1")
 
@@ -132,7 +138,9 @@ async def test_failed_judgement_is_not_remembered(monkeypatch: Any) -> None:
 
 async def test_name_that_no_database_takes_is_made_storable(monkeypatch: Any) -> None:
     monkeypatch.setattr(
-        admission, "_judge", lambda name, secret: Refused(404, name, "r", 1)
+        admission,
+        "_judge_batch",
+        lambda attempts: [Refused(404, name, "r", 1) for name, _ in attempts],
     )
 
     verdict = await admission.admit("a\0b", "s", remote_ip="::1")
@@ -211,10 +219,10 @@ async def test_report_of_a_failed_admission_holds_no_key(
 ) -> None:
     secret = "dbos_12345678_" + "s" * 43
 
-    def judge(name: str, secret: str) -> Any:
-        raise RuntimeError(f"cannot read /websocket/{name}/{secret}")
+    def judge(attempts: list[tuple[str, str]]) -> Any:
+        raise RuntimeError(f"cannot read /websocket/{attempts[0][0]}/{secret}")
 
-    monkeypatch.setattr(admission, "_judge", judge)
+    monkeypatch.setattr(admission, "_judge_batch", judge)
     router = URLRouter(websocket_urlpatterns)
     communicator = WebsocketCommunicator(router, f"/websocket/orders/{secret}")
     connected, _ = await communicator.connect()
@@ -226,3 +234,96 @@ async def test_report_of_a_failed_admission_holds_no_key(
         assert "Traceback" in text
         assert "s" * 43 not in text
         assert secret not in text
+
+
+async def test_wrong_keys_are_judged_together_and_do_not_delay_known_ones(
+    monkeypatch: Any,
+) -> None:
+    may_go, batches = threading.Event(), []
+
+    def judge(attempts: list[tuple[str, str]]) -> list[Any]:
+        if attempts[0][1] == "good":
+            return [Admitted(1, 1)]
+        batches.append(len(attempts))
+        may_go.wait(30)
+        return [Refused(401, "no", "bad_key") for _ in attempts]
+
+    monkeypatch.setattr(admission, "_judge_batch", judge)
+    good = Admitted(1, 1)
+    assert await admission.admit("orders", "good", remote_ip="::1") == good
+    admission.forget_verdicts()
+    wrong = [
+        asyncio.create_task(admission.admit("orders", f"w{n}", remote_ip="::1"))
+        for n in range(800)
+    ]
+    await asyncio.sleep(0.05)
+
+    # The thread of the wrong ones is busy all the while.
+    async with asyncio.timeout(20):
+        assert await admission.admit("orders", "good", remote_ip="::1") == good
+    may_go.set()
+    await asyncio.gather(*wrong)
+
+    assert sum(batches) == 800
+    assert len(batches) <= 4
+
+
+async def test_address_with_many_wrong_keys_is_refused_unasked_but_not_its_good_keys(
+    monkeypatch: Any,
+) -> None:
+    asked = []
+
+    def judge(attempts: list[tuple[str, str]]) -> list[Any]:
+        asked.extend(secret for _, secret in attempts)
+        return [
+            Admitted(1, 1) if secret.startswith("good") else Refused(401, "no")
+            for _, secret in attempts
+        ]
+
+    monkeypatch.setattr(admission, "_judge_batch", judge)
+    monkeypatch.setattr(
+        admission.keys, "list_hashes", lambda limit: {keys.hash_secret("good-by-hash")}
+    )
+    await admission.admit("orders", "good-lately", remote_ip="192.0.2.1")
+    for n in range(admission.WRONG_KEYS_LIMIT + 1):
+        await admission.admit("orders", f"wrong{n}", remote_ip="192.0.2.1")
+    admission.refresh_hints()
+    admission.forget_verdicts()
+    asked.clear()
+
+    refused = await admission.admit("orders", "wrong", remote_ip="192.0.2.1")
+
+    assert isinstance(refused, Refused)
+    assert (refused.status, asked) == (429, [])
+    assert 0 < refused.retry_after_secs <= 60
+    assert json.loads(refused.body())["title"] == "Too Many Requests"
+    for secret in ("good-lately", "good-by-hash"):
+        verdict = await admission.admit("orders", secret, remote_ip="192.0.2.1")
+        assert verdict == Admitted(1, 1)
+    # Another address has a count of its own.
+    other = await admission.admit("orders", "wrong", remote_ip="192.0.2.2")
+    assert isinstance(other, Refused)
+    assert other.status == 401
+
+
+async def test_queue_of_unknown_keys_is_bounded(monkeypatch: Any) -> None:
+    monkeypatch.setattr(admission, "WAITING_LIMIT", 0)
+
+    refused = await admission.admit("orders", "new", remote_ip="::1")
+
+    assert isinstance(refused, Refused)
+    assert (refused.status, refused.retry_after_secs) == (503, 1)
+
+
+def test_any_number_of_unknown_keys_costs_one_query(
+    actor: Actor, orders: Application, django_assert_max_num_queries: Any
+) -> None:
+    key, secret = make_key(actor)
+    wrong = [("orders", f"dbos_{n:08d}_{'x' * 43}") for n in range(500)]
+
+    # The keys, the clock, and the application of the one that is right.
+    with django_assert_max_num_queries(3):
+        verdicts = admission._judge_batch([*wrong, ("orders", secret)])
+
+    assert verdicts[-1] == Admitted(orders.pk, key.pk)
+    assert all(isinstance(verdict, Refused) for verdict in verdicts[:-1])

@@ -15,7 +15,14 @@ from django.core.cache import cache
 from django.test import Client
 from django.utils import timezone
 
-from apps.registry import callers, remembered, services, signing, wrong_tokens
+from apps.registry import (
+    callers,
+    limits,
+    remembered,
+    services,
+    signing,
+    wrong_tokens,
+)
 from apps.registry.models import AuditEntry, Device, SigningKey
 from apps.registry.tokens import find_user_by_token
 from tests.registry.races import at_once, race
@@ -612,28 +619,28 @@ def test_wrong_tokens_are_forgotten_after_a_minute(
     for _ in range(wrong_tokens.LIMIT):
         wrong_tokens.count("192.0.2.9")
     later = time.monotonic() + wrong_tokens.WINDOW_SECS
-    monkeypatch.setattr(wrong_tokens.time, "monotonic", lambda: later)
+    monkeypatch.setattr(limits.time, "monotonic", lambda: later)
 
     wrong_tokens.count("192.0.2.9")
 
 
 def test_counts_of_addresses_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wrong_tokens, "MAX_ADDRESSES", 3)
+    monkeypatch.setattr(limits, "MAX_ADDRESSES", 3)
     for number in range(10):
         wrong_tokens.count(f"192.0.2.{number}")
 
-    assert len(wrong_tokens._counts) == 3
+    assert len(wrong_tokens._limit._counts) == 3
 
 
 def test_network_of_ipv6_is_one_source() -> None:
     wrong_tokens.count("2001:db8::1")
     wrong_tokens.count("2001:db8::2")
 
-    assert len(wrong_tokens._counts) == 1
+    assert len(wrong_tokens._limit._counts) == 1
 
 
 def test_no_token_at_all_is_no_wrong_one() -> None:
     Client(raise_request_exception=False).get("/v2/orgs/acme/permissions")
 
-    assert not wrong_tokens._counts
+    assert not wrong_tokens._limit._counts
     assert callers.MAX_TOKEN_CHARS >= 4096

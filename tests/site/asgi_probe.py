@@ -100,6 +100,9 @@ def main() -> int:
         ping_secs=float(sys.argv[1]),
         pong_secs=float(sys.argv[1]),
         http_secs=float(sys.argv[3]),
+        head_secs=float(sys.argv[4]),
+        body_secs=float(sys.argv[5]),
+        max_unfinished=int(sys.argv[6]),
         on_ready=lambda: print(port, flush=True),
     )
     return server.run()

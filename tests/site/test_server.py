@@ -50,13 +50,22 @@ class Running:
 
 @contextlib.contextmanager
 def probe(
-    log: Path, *, ping_secs: float = 10, http_secs: float = 120
+    log: Path,
+    *,
+    ping_secs: float = 10,
+    http_secs: float = 120,
+    head_secs: float = 30,
+    body_secs: float = 60,
+    max_unfinished: int = 100,
 ) -> Iterator[Running]:
     command = [sys.executable, "-m", "tests.site.asgi_probe", str(ping_secs)]
     with (
         log.open("w") as stderr,
         subprocess.Popen(
-            [*command, str(LIMIT), str(http_secs)],
+            [
+                *command,
+                *map(str, (LIMIT, http_secs, head_secs, body_secs, max_unfinished)),
+            ],
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=stderr,

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from django.db import Error, close_old_connections
 
+from apps import database
 from apps.executors.protocol.rows import WorkflowRow
 from apps.registry.models import Application
 from apps.workflows.services import snapshots
@@ -65,6 +66,7 @@ def _write(application: Application, rows: Sequence[WorkflowRow]) -> None:
     except Error as exc:
         logger.warning("a list was not kept", extra={"error": str(exc)})
     finally:
+        database.release()
         _room.release()
 
 
@@ -75,4 +77,5 @@ def _drop(application: Application, workflow_id: str) -> None:
     except Error as exc:
         logger.warning("a workflow was not dropped", extra={"error": str(exc)})
     finally:
+        database.release()
         _room.release()
