@@ -8,11 +8,13 @@ names of schemas are the contract's (`docs/api.md`).
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from http import HTTPStatus
-from inspect import iscoroutinefunction, signature
-from typing import Annotated, Any, ClassVar, TypeVar
+from inspect import Signature, isclass, iscoroutinefunction, signature
+from types import NoneType
+from typing import Annotated, Any, ClassVar, TypeVar, get_args
 from urllib.parse import quote, unquote
 
 from django.conf import settings
@@ -24,6 +26,7 @@ from pydantic import (
     AfterValidator,
     AwareDatetime,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     GetJsonSchemaHandler,
@@ -44,7 +47,7 @@ TOLD_BACK_CHARS = 200
 
 # --- Schemas ---------------------------------------------------------------------
 
-_CAMEL = ConfigDict(alias_generator=to_camel, populate_by_name=True)
+_CAMEL = ConfigDict(alias_generator=to_camel)
 
 
 class _NullIsAbsence(BaseModel):
@@ -77,6 +80,7 @@ class Input(_NullIsAbsence, Schema):
     """A request's body. What it does not know is refused; a null is like nothing,
     except in a field of `nullable`, where it takes a value away."""
 
+    # Only the names on the wire: `workflow_id` is as unknown as `workflowid`.
     model_config = ConfigDict(**_CAMEL, extra="forbid")
 
     schema_url: str | None = Field(
@@ -91,7 +95,7 @@ class Input(_NullIsAbsence, Schema):
 class Output(_NullIsAbsence):
     """A response's object. Every field is written, null or not, except `omitted`."""
 
-    model_config = ConfigDict(**_CAMEL, frozen=True)
+    model_config = ConfigDict(**_CAMEL, frozen=True, populate_by_name=True)
 
 
 # Written only where it has a value.
@@ -121,7 +125,24 @@ def _in_utc(value: datetime) -> datetime:
         raise ValueError("This time is beyond what clocks tell.") from None
 
 
-Time = Annotated[AwareDatetime, AfterValidator(_in_utc)]
+def _rfc_3339(value: Any) -> Any:
+    """Leave what is a time already; of texts take those only that the format allows.
+    Numbers would pass for seconds since 1970."""
+    if isinstance(value, datetime):
+        return value
+    if not isinstance(value, str) or not _RFC_3339.fullmatch(value):
+        raise ValueError(
+            "A time is written as in RFC 3339, for instance 2026-01-31T09:30:00Z."
+        )
+    return value
+
+
+_RFC_3339 = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?"
+    r"(Z|[+-][0-9]{2}:[0-9]{2})",
+    re.IGNORECASE,
+)
+Time = Annotated[AwareDatetime, AfterValidator(_in_utc), BeforeValidator(_rfc_3339)]
 
 
 def _storable(value: str) -> str:
@@ -169,7 +190,15 @@ class ErrorDetail(Output):
 
 
 class ErrorModel(Output):
-    """A problem as RFC 9457 has it; the body of every answer that is not 2xx."""
+    """A problem as RFC 9457 has it; the body of every answer that is not 2xx.
+
+    Title, status and type are always sent, and required nowhere in the contract: a
+    client that was generated from either document takes both.
+    """
+
+    model_config = ConfigDict(
+        json_schema_extra=lambda schema: schema.pop("required", None)
+    )
 
     title: str
     status: Annotated[int, Field(json_schema_extra={"format": "int64"})]
@@ -216,20 +245,29 @@ def problem(
     return response
 
 
-def problem_of(error: errors.ConductorError) -> HttpResponse:
-    """Return the answer that a domain error is."""
+def problem_of(
+    error: errors.ConductorError, request: HttpRequest | None = None
+) -> HttpResponse:
+    """Return the answer that a domain error is, with the place in the request of what
+    it is about."""
     status = next(
         (s for kind, s in _STATUS if isinstance(error, kind)),
         HTTPStatus.INTERNAL_SERVER_ERROR,
     )
     details = None
     if field := error.details.get("field"):
-        location = f"body.{to_camel(str(field))}"
+        location = f"{_part_of(request)}.{to_camel(str(field))}"
         details = [ErrorDetail(location=location, message=error.message)]
     response = problem(status, error.message, details)
     if seconds := error.details.get("retry_after_secs"):
         response["Retry-After"] = str(seconds)
     return response
+
+
+def _part_of(request: HttpRequest | None) -> str:
+    """Where a request of this method has what its path has not."""
+    is_read = request is not None and request.method in ("GET", "HEAD", "DELETE")
+    return "query" if is_read else "body"
 
 
 def problem_of_input(error: ValidationError) -> HttpResponse:
@@ -264,6 +302,24 @@ def _told_back(value: Any) -> Any:
 
 
 # --- Declaring -------------------------------------------------------------------
+
+
+def _bodies_to_omit(signed: Signature) -> list[str]:
+    """Name the parameters that are a body which may be left out."""
+    return [
+        one.name
+        for one in signed.parameters.values()
+        if NoneType in (kinds := get_args(one.annotation))
+        and any(isclass(kind) and issubclass(kind, Input) for kind in kinds)
+    ]
+
+
+def _refuse_null(request: HttpRequest, bodies: dict[str, Any]) -> None:
+    """A body that may be left out is no null. Raises: ValidationError."""
+    if request.body and None in bodies.values():
+        message = "The body is null. Send an object, or no body at all."
+        raise ValidationError([{"loc": ("body",), "msg": message}])
+
 
 Handler = TypeVar("Handler", bound=Callable[..., Any])
 
@@ -314,19 +370,27 @@ def operation(
     METHODS[operation_id] = method
 
     def declare(function: Handler) -> Handler:
+        signed = signature(function, eval_str=True)
+        optional = _bodies_to_omit(signed)
+
+        def check(request: HttpRequest, values: dict[str, Any]) -> None:
+            _refuse_null(request, {name: values[name] for name in optional})
+
         if iscoroutinefunction(function):
 
             @functools.wraps(function)
             async def run(request: HttpRequest, **values: Any) -> HttpResponseBase:
+                check(request, values)
                 return write(await function(request, **values))
         else:
 
             @functools.wraps(function)
             def run(request: HttpRequest, **values: Any) -> HttpResponseBase:
+                check(request, values)
                 return write(function(request, **values))
 
         # Annotations are names of the function's own module.
-        run.__signature__ = signature(function, eval_str=True)  # type: ignore[attr-defined]
+        run.__signature__ = signed  # type: ignore[attr-defined]
         router.api_operation(
             [method],
             path.replace("{", "{segment:"),
@@ -422,7 +486,7 @@ def segment_path(path: str | bytes) -> str:
 def _explain(request: HttpRequest, failure: errors.ConductorError) -> HttpResponse:
     """Also leave the failure with the request, for the audit log."""
     request.failure = failure  # type: ignore[attr-defined]
-    return problem_of(failure)
+    return problem_of(failure, request)
 
 
 def add_error_handlers(api: NinjaAPI) -> None:

@@ -54,7 +54,7 @@ OPERATIONS: dict[str, Operation] = {
     "deleteRole": Operation.ROLE_DELETE,
     "generateSecret": Operation.USER_INVITE,
     "createToken": Operation.TOKEN_CREATE,
-    "renameToken": Operation.TOKEN_RENAME,
+    "updateToken": Operation.TOKEN_RENAME,
     "deleteToken": Operation.TOKEN_REVOKE,
     # Pages
     "registry:application_create": Operation.APPLICATION_CREATE,

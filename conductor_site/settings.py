@@ -420,7 +420,7 @@ CELERY_BEAT_SCHEDULE: dict[str, dict[str, Any]] = {
     # Looks whose turn it is; when that comes is up to the period.
     "collect-metrics": {
         "task": "monitoring.collect_metrics",
-        **_every(min(CONDUCTOR_METRICS_PERIOD_SECS, 5.0)),
+        **_every(min(max(CONDUCTOR_METRICS_PERIOD_SECS / 4, 0.5), 5.0)),
     },
     "forget-expired-tokens": {
         "task": "registry.forget_expired_tokens",

@@ -25,7 +25,7 @@ from django.db.models import F
 from django.db.models.functions import Now
 
 from apps import database
-from apps.executors import clock
+from apps.executors import clock, meters
 from apps.executors.models import RejectedConnection
 from apps.executors.untrusted import storable_text
 from apps.registry import auth, keys
@@ -43,6 +43,11 @@ HASHES_LIMIT = 50_000
 HASHES_SECS = 10.0
 MAX_KEY_CHARS = 200
 MAX_NAME_CHARS = 256
+MISSING_KEY = (
+    "The API key is missing. Make one in the console under API keys and set it as the "
+    "conductor key of this process: executors connect to "
+    "…/websocket/<application>/<key>."
+)
 # Distinct rejections kept per organization; the oldest go first.
 REJECTIONS_LIMIT = 1_000
 
@@ -102,6 +107,10 @@ _hashes_at = -math.inf
 
 async def admit(application_name: str, secret: str, *, remote_ip: str) -> Verdict:
     """Decide about one attempt. One query per key and name in `REMEMBER_SECS`."""
+    if not secret:
+        # Nobody's organization is known, so no row can count it; the metric does.
+        meters.count_rejected(meters.MISSING_KEY)
+        return Refused(401, MISSING_KEY)
     if len(secret) > MAX_KEY_CHARS or len(application_name) > MAX_NAME_CHARS:
         return Refused(401, "The API key or application name is too long.")
     application_name = storable_text(application_name, MAX_NAME_CHARS)
@@ -124,6 +133,7 @@ async def admit(application_name: str, secret: str, *, remote_ip: str) -> Verdic
     if isinstance(verdict, Admitted):
         _note_good(key)
     else:
+        meters.count_rejected(verdict.reason or Reason.UNKNOWN_APPLICATION)
         _count(verdict, application_name, remote_ip)
         if is_new and verdict.status == HTTPStatus.UNAUTHORIZED:
             _wrong_keys.count(remote_ip)

@@ -90,7 +90,9 @@ class ExecutorConsumer(_RefusingConsumer):
         remote_ip = (self.scope.get("client") or ("", 0))[0]
         try:
             verdict = await admission.admit(
-                route["application_name"], route["secret"], remote_ip=remote_ip
+                route["application_name"],
+                route.get("secret", ""),
+                remote_ip=remote_ip,
             )
         except Exception:
             logger.exception("admission failed")

@@ -21,6 +21,18 @@ _ASK_SECONDS = Histogram(
     ["message"],
     buckets=(0.005, 0.02, 0.1, 0.5, 2, 10, 30),
 )
+# A rejection for a key that was not sent; the others are the model's reasons.
+MISSING_KEY = "missing_key"
+_REJECTED = Counter(
+    "conductor_rejected_connections",
+    "Handshakes of executors that this process did not accept, by reason.",
+    ["reason"],
+)
+
+
+def count_rejected(reason: str) -> None:
+    """Count one handshake that was not accepted."""
+    _REJECTED.labels(reason).inc()
 
 
 @contextmanager

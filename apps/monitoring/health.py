@@ -15,7 +15,8 @@ from prometheus_client.registry import Collector
 
 from apps.executors import clock, presence
 from apps.executors.models import Executor, Instance, Recovery
-from apps.monitoring.models import WINDOW, MetricCollection
+from apps.monitoring import windows
+from apps.monitoring.models import MetricCollection
 from apps.workflows.models import SnapshotSync
 
 # A recovery that is due so long was met by no sweep.
@@ -109,10 +110,10 @@ def _collections() -> Iterator[Metric]:
     counts = connected.aggregate(
         first=Min("next_window_at"), folded=Sum("folded_names", default=0)
     )
-    behind_since = counts["first"] and counts["first"] + WINDOW
+    behind_since = counts["first"] and windows.end_of(counts["first"])
     yield _gauge(
         "metrics_lag_seconds",
-        "How long ago the oldest minute ended that is not collected yet.",
+        "How long ago the oldest window ended that is not collected yet.",
         max((now - behind_since).total_seconds(), 0) if behind_since else 0,
     )
     yield _gauge(

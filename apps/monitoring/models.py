@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import uuid
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from django.db import models
 from django.db.models.functions import Now
 
 from apps.registry.models import Application
-
-# Windows are clock-aligned minutes, in UTC.
-WINDOW = timedelta(minutes=1)
 
 
 class MetricCollection(models.Model):
@@ -20,7 +17,7 @@ class MetricCollection(models.Model):
     application = models.OneToOneField(
         Application, models.CASCADE, related_name="metric_collection"
     )
-    # The first minute that is not collected yet.
+    # The begin of the first window that is not collected yet.
     next_window_at = models.DateTimeField()
     # Also the lease of a run under way.
     due_at = models.DateTimeField()
@@ -41,7 +38,7 @@ class MetricCollection(models.Model):
 
 
 class MetricWindow(models.Model):
-    """One minute of one application: what its database says of it.
+    """One window of one application, a minute or less: what its database says of it.
 
     `workflows` and `steps` are lists of series, objects of `name`, `queue` (workflows
     only) and measures; null where the SDK cannot tell. `counts` is a list of
@@ -52,6 +49,7 @@ class MetricWindow(models.Model):
         Application, models.CASCADE, related_name="metric_windows"
     )
     starts_at = models.DateTimeField()
+    duration_secs = models.PositiveSmallIntegerField(default=60)
     workflows = models.JSONField(null=True, blank=True)
     steps = models.JSONField(null=True, blank=True)
     counts = models.JSONField(default=list)
@@ -64,8 +62,12 @@ class MetricWindow(models.Model):
         ]
         indexes = [models.Index(fields=["starts_at"], name="window_by_age")]
 
+    @property
+    def ends_at(self) -> datetime:
+        return self.starts_at + timedelta(seconds=self.duration_secs)
+
     def __str__(self) -> str:
-        return f"{self.application} at {self.starts_at:%Y-%m-%d %H:%M}"
+        return f"{self.application} at {self.starts_at:%Y-%m-%d %H:%M:%S}"
 
 
 class AutoscalingPolicy(models.Model):

@@ -13,7 +13,7 @@ from prometheus_client.registry import Collector
 
 from apps import errors
 from apps.monitoring import selectors, series
-from apps.monitoring.models import WINDOW, MetricWindow
+from apps.monitoring.models import MetricWindow
 from apps.monitoring.series import Key, Measures
 from apps.registry.models import Application
 
@@ -38,6 +38,7 @@ class Observed:
     application: Application
     # The end of the window that the first two are of.
     window_end: int
+    window_secs: int
     workflows: list[tuple[Key, Measures]]
     steps: list[tuple[Key, Measures]]
     # None where nobody can tell.
@@ -56,17 +57,19 @@ class Family:
 
 
 def _windowed(
-    of: str, labels: tuple[str, ...], measure: str, divisor: float, *, zero: bool
+    of: str, labels: tuple[str, ...], measure: str, divisor: float | None, *, zero: bool
 ) -> Samples:
-    """Samples of the last minute: rates are there for each name that had any work, zero
-    or not; a maximum only where there is one."""
+    """Samples of the last window: rates, which have no `divisor` but the window's
+    seconds, are there for each name that had any work, zero or not; a maximum only
+    where there is one."""
 
     def samples(observed: Observed) -> Iterator[Sample]:
+        by = divisor or observed.window_secs
         for key, measures in getattr(observed, of):
             value = measures.get(measure, 0 if zero else None)
             if value is not None:
                 named = dict(zip(labels, key, strict=True))
-                yield Sample(named, value / divisor, observed.window_end)
+                yield Sample(named, value / by, observed.window_end)
 
     return samples
 
@@ -76,8 +79,7 @@ _BY_STEP = ("step_name",)
 
 
 def _workflow_rate(measure: str) -> Samples:
-    secs = WINDOW.total_seconds()
-    return _windowed("workflows", _BY_WORKFLOW, measure, secs, zero=True)
+    return _windowed("workflows", _BY_WORKFLOW, measure, None, zero=True)
 
 
 def _workflow_max(measure: str) -> Samples:
@@ -85,7 +87,7 @@ def _workflow_max(measure: str) -> Samples:
 
 
 def _step_rate(measure: str) -> Samples:
-    return _windowed("steps", _BY_STEP, measure, WINDOW.total_seconds(), zero=True)
+    return _windowed("steps", _BY_STEP, measure, None, zero=True)
 
 
 def _enqueued(observed: Observed) -> Iterator[Sample]:
@@ -232,7 +234,8 @@ def observe(applications: Sequence[Application], now: datetime) -> list[Observed
         found.append(
             Observed(
                 application=application,
-                window_end=int((window.starts_at + WINDOW).timestamp()),
+                window_end=int(window.ends_at.timestamp()),
+                window_secs=window.duration_secs,
                 workflows=series.read(window.workflows, "name", "queue"),
                 steps=series.read(window.steps, "name"),
                 in_flight=(

@@ -62,7 +62,7 @@ def counts_between(
 def last_windows(
     applications: Sequence[Application], now: datetime
 ) -> dict[int, MetricWindow]:
-    """The last collected minute of each, by application, where it is fresh."""
+    """The last collected window of each, by application, where it is fresh."""
     found = MetricWindow.objects.filter(
         application__in=applications, starts_at__gt=now - FRESH
     )

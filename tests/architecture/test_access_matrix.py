@@ -494,6 +494,7 @@ def test_account_pages_take_nothing_from_strangers(world: World, row: Row) -> No
 
 _ANY = r"^"
 _EXECUTOR = r"^(?:.*/)?websocket/(?P<application_name>[^/\0]+)/(?P<secret>[^/\0]+)/?$"
+_KEYLESS = r"^(?:.*/)?websocket/(?P<application_name>[^/\0]+)/?$"
 _LIVE = r"^orgs/(?P<org>[^/\0]+)/apps/(?P<app>[^/\0]+)/live/$"
 
 
@@ -526,6 +527,9 @@ HANDSHAKES = (
     Handshake(_EXECUTOR, "/websocket/orders/{key}", "of another organization", 404),
     Handshake(_EXECUTOR, "/websocket/secret-app/{key}", "right", 404),
     Handshake(_EXECUTOR, "/websocket/orderz/{key}", "right", 404),
+    Handshake(_KEYLESS, "/websocket/orders", "", 401),
+    Handshake(_KEYLESS, "/websocket/orders/", "", 401),
+    Handshake(_KEYLESS, "/any/prefix/websocket/orders/", "", 401),
     Handshake(_LIVE, "/orgs/acme/apps/orders/live/", "", 401),
     Handshake(_LIVE, "/orgs/acme/apps/orders/live/", "no session", 401),
     Handshake(_LIVE, "/orgs/acme/apps/orders/live/", "right", 401),
@@ -538,8 +542,6 @@ HANDSHAKES = (
     Handshake(_ANY, "/websocket/%00/{key}", "right", 404),
     Handshake(_ANY, "/websocket/orders/%00", "", 404),
     Handshake(_ANY, "/orgs/acme/apps/%00/live/", "admin", 404),
-    Handshake(_ANY, "/websocket/orders", "", 404),
-    Handshake(_ANY, "/websocket/orders/", "", 404),
     Handshake(_ANY, "/", "", 404),
     Handshake(_ANY, "/orgs/acme/apps/", "", 404),
 )

@@ -1,7 +1,10 @@
 """Our document against the public contract of the API, operation by operation.
 
 `conductor-v2.json` holds the facts of the specification that dbosctl is made from
-(dbos-ctl, MIT License): paths, parameters, schemas and codes, without its texts.
+(dbos-ctl, MIT License): paths, parameters, schemas and codes, without its texts. What
+it says of `rewindWorkflow` and `updateToken` is younger than the published copies of
+that specification: their members are those of the executors' message and of the
+release notes.
 """
 
 from __future__ import annotations
@@ -30,10 +33,8 @@ ADDED_OPERATIONS: dict[str, str] = {
     "getRecovery": "the ledger of dead executors, and what took their work over",
     "listRecoveries": "the same",
     "listRejectedConnections": "why an executor cannot connect",
-    "rewindWorkflow": "the executors' message that the contract leaves out",
     "retryRecovery": "what the console's button does",
     "setImportPolicy": "whether unsigned workflows may be imported",
-    "renameToken": "keys can be renamed since release 0.19",
 }
 ADDED_PROPERTIES: dict[str, str] = {
     **{
@@ -63,7 +64,6 @@ ADDED_PROPERTIES: dict[str, str] = {
 }
 # What ours has otherwise, and why. Keys as `_differences` reports them.
 DIFFERENT: dict[str, str] = {
-    "ErrorModel.required": "a problem always has its type, title and status",
     **{
         f"PatchAppInputBody.{name} is ['integer', 'null'], not ['integer']": (
             "a threshold is taken away with null"
@@ -77,6 +77,10 @@ DIFFERENT: dict[str, str] = {
     **{
         f"RegisterUserInputBody.{name}.maxLength": "a name has its end"
         for name in ("company", "familyName", "givenName")
+    },
+    **{
+        f"UpdateTokenInputBody.newName.{bound}": "a key's name has 1 to 100 characters"
+        for bound in ("minLength", "maxLength")
     },
     "path.appName.maxLength": "names have up to 256 characters since release 0.19",
 }

@@ -126,7 +126,7 @@ ROWS: dict[str, Row] = {
         otherwise={WRITES_TOKENS: 403},
     ),
     "deleteToken": Row({"tokenName": "k1"}),
-    "renameToken": Row({"tokenName": "k1"}, body={"newName": "k9"}),
+    "updateToken": Row({"tokenName": "k1"}, body={"newName": "k9"}),
     "getImportPolicy": Row(),
     "setImportPolicy": Row(body={"allowUnsigned": True}),
     "listRejectedConnections": Row(),

@@ -14,6 +14,7 @@ import pytest
 from channels.routing import URLRouter
 from channels.testing import WebsocketCommunicator
 from django.utils import timezone
+from prometheus_client import REGISTRY
 
 from apps.executors import admission, clock, pages
 from apps.executors.admission import Admitted, Refused
@@ -327,3 +328,35 @@ def test_any_number_of_unknown_keys_costs_one_query(
 
     assert verdicts[-1] == Admitted(orders.pk, key.pk)
     assert all(isinstance(verdict, Refused) for verdict in verdicts[:-1])
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/websocket/orders",
+        "/websocket/orders/",
+        "/conductor/v1alpha1/websocket/orders",
+        "/conductor/v1alpha1/websocket/orders/",
+    ],
+)
+async def test_missing_key_is_told_how_to_get_one(path: str) -> None:
+    before = _rejected_without_key()
+    communicator = WebsocketCommunicator(URLRouter(websocket_urlpatterns), path)
+    communicator.scope["extensions"] = {"websocket.http.response": {}}
+    await communicator.send_input({"type": "websocket.connect"})
+
+    start, body = [await communicator.receive_output() for _ in range(2)]
+
+    assert start["status"] == 401
+    assert (b"content-type", b"application/problem+json") in start["headers"]
+    problem = json.loads(body["body"])
+    assert problem["title"] == "Unauthorized"
+    assert "API key is missing" in problem["detail"]
+    assert "console" in problem["detail"]
+    assert _rejected_without_key() == before + 1
+    assert not admission._rejections
+
+
+def _rejected_without_key() -> float:
+    name = "conductor_rejected_connections_total"
+    return REGISTRY.get_sample_value(name, {"reason": "missing_key"}) or 0

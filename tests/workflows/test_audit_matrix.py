@@ -78,7 +78,7 @@ ROWS: tuple[tuple[str, str, str, Any], ...] = (
     ("deleteWorkflow", "DELETE", f"{WORKFLOWS}/w1", None),
     ("deleteApp", "DELETE", "/apps/billing", None),
     ("createToken", "POST", "/tokens/ci", {"permissions": ["application.read"]}),
-    ("renameToken", "PATCH", "/tokens/ci", {"newName": "cd"}),
+    ("updateToken", "PATCH", "/tokens/ci", {"newName": "cd"}),
     ("deleteToken", "DELETE", "/tokens/cd", None),
     ("createRole", "POST", "/roles", {"name": "operators", "permissions": []}),
     ("grantRole", "PUT", "/members/carol/roles/operators", None),

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, cast
 from django.http import HttpRequest
 from ninja import Path, Router
 from pydantic import (
+    ConfigDict,
     Field,
     GetJsonSchemaHandler,
     Strict,
@@ -38,7 +39,13 @@ class InRule(InApp):
     rule_id: Text
 
 
-class WorkflowFailureMetadata(Input):
+class _Metadata(Input):
+    """The contract leaves its members open, so both spellings are known."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+
+class WorkflowFailureMetadata(_Metadata):
     """So many failures within the period, of one workflow's name or of any. Names may
     also be spelled in snake_case."""
 
@@ -47,7 +54,7 @@ class WorkflowFailureMetadata(Input):
     period_secs: Secs
 
 
-class SlowQueueMetadata(Input):
+class SlowQueueMetadata(_Metadata):
     """A workflow waits so long, on one queue or on any. Names may also be spelled in
     snake_case."""
 
@@ -55,7 +62,7 @@ class SlowQueueMetadata(Input):
     threshold_secs: Secs
 
 
-class UnresponsiveApplicationMetadata(Input):
+class UnresponsiveApplicationMetadata(_Metadata):
     """No executor is connected, or none answers."""
 
 
@@ -100,6 +107,8 @@ class CreateAlertInputBody(Input):
             }
             for rule_type, one in zip(_METADATA, metadata, strict=True)
         ]
+        # The contract has any value there, and so have clients in Go made from it.
+        body["properties"]["ruleMetadata"]["x-go-type"] = "interface{}"
         return found
 
 

@@ -168,17 +168,15 @@ async def _observed(
 
 
 def _written(policy: AutoscalingPolicy) -> PolicyOutputBody:
-    rollout = RolloutPolicy(
-        max_old_application_versions=policy.max_old_versions,
-        max_executors_for_old_application_versions=(
-            policy.max_executors_per_old_version
-        ),
-    )
-    return PolicyOutputBody(
-        policy=AutoscalePolicy(
-            queue=policy.queue, rollout=rollout if policy.has_rollout else None
-        )
-    )
+    rollout = {
+        "maxOldApplicationVersions": policy.max_old_versions,
+        "maxExecutorsForOldApplicationVersions": policy.max_executors_per_old_version,
+    }
+    written = {
+        "queue": policy.queue,
+        "rollout": rollout if policy.has_rollout else None,
+    }
+    return PolicyOutputBody.model_validate({"policy": written})
 
 
 def _recommended(

@@ -1,6 +1,6 @@
-"""Collecting what the applications' databases say, minute by minute.
+"""Collecting what the applications' databases say, window by window.
 
-One run of one application asks one of its executors about every minute that is over and
+One run of one application asks one of its executors about every window that is over and
 not collected yet, and about what waits or runs now. Scrapes, lists, charts and alerts
 read what is kept here: none of them asks an executor.
 
@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
@@ -34,17 +34,15 @@ from apps.executors.protocol.messages import (
     GetWorkflowAggregates,
     Request,
 )
-from apps.monitoring import series
-from apps.monitoring.models import WINDOW, MetricCollection, MetricWindow
+from apps.monitoring import series, windows
+from apps.monitoring.models import MetricCollection, MetricWindow
 from apps.registry.models import Application
 
 logger = logging.getLogger(__name__)
 
-# A minute is asked about so much after its end: what was committed in it is then there,
-# also where the application's clock is a little behind.
-SETTLE = timedelta(seconds=5)
-# What is older is given up; one run catches up with so many minutes.
-CATCH_UP = timedelta(hours=1)
+# What is older is given up: an hour of minutes, or as many windows that are shorter.
+# One run catches up with so many of them.
+CATCH_UP_WINDOWS = 60
 WINDOWS_PER_RUN = 10
 RUN_BUDGET_S = 20.0
 # An aggregate over a large database takes its time.
@@ -122,13 +120,8 @@ def collect(collection: MetricCollection) -> None:
             folded_names=run.folded,
             failures=0,
             error=" ".join(dict.fromkeys(run.notes))[:300],
-            due_at=now if _behind(collection, now) else _next_turn(now),
+            due_at=now if _behind(collection, now) else windows.next_turn(now),
         )
-
-
-def minute_of(moment: datetime) -> datetime:
-    """The clock-aligned minute that a moment is in."""
-    return moment.astimezone(UTC).replace(second=0, microsecond=0)
 
 
 def forget_old(*, limit: int) -> int:
@@ -155,10 +148,10 @@ def _connected() -> Exists:
 
 
 def _enlist() -> None:
-    """Give every connected application its row, from the last minute on."""
+    """Give every connected application its row, from the last window on."""
     missing = Application.objects.filter(_connected(), metric_collection=None)[:1000]
     now = clock.now()
-    first = minute_of(now) - WINDOW
+    first = windows.begin_of(now) - windows.length()
     MetricCollection.objects.bulk_create(
         [
             MetricCollection(application=one, next_window_at=first, due_at=now)
@@ -188,15 +181,8 @@ def _claim(collection: MetricCollection) -> bool:
     return claimed == 1
 
 
-def _next_turn(now: datetime) -> datetime:
-    """After the next end of a period; those of a minute end with the minutes."""
-    period = float(settings.CONDUCTOR_METRICS_PERIOD_SECS)
-    passed = (now - SETTLE).timestamp() % period
-    return now + timedelta(seconds=period - passed)
-
-
 def _behind(collection: MetricCollection, now: datetime) -> bool:
-    return collection.next_window_at + WINDOW + SETTLE <= now
+    return windows.end_of(collection.next_window_at) + windows.settle() <= now
 
 
 def _put_off(collection: MetricCollection, error: str) -> None:
@@ -220,17 +206,17 @@ def _save(collection: MetricCollection, **values: Any) -> None:
 
 
 def _read_windows(run: Run) -> None:
-    """Collect and keep the minutes that are over, oldest first."""
+    """Collect and keep the windows that are over, oldest first."""
     collection, began = run.collection, time.monotonic()
     now = clock.now()
-    oldest = minute_of(now - CATCH_UP)
+    oldest = windows.begin_of(now - CATCH_UP_WINDOWS * windows.length())
     collection.next_window_at = max(collection.next_window_at, oldest)
     for _ in range(WINDOWS_PER_RUN):
         if not _behind(collection, now) or time.monotonic() - began > RUN_BUDGET_S:
             return
         window = run.read_window(collection.next_window_at)
         with transaction.atomic():
-            following = window.starts_at + WINDOW
+            following = windows.end_of(window.starts_at)
             moved = MetricCollection.objects.filter(
                 pk=collection.pk, due_at=collection.due_at
             ).update(next_window_at=following)
@@ -262,8 +248,9 @@ class Run:
             raise errors.NoHealthyExecutor(
                 f"No executor of {application.name} is connected."
             )
+        began = collection.next_window_at
         asked = [
-            *_about_window(application, collection.next_window_at).values(),
+            *_about_window(application, began, windows.end_of(began)).values(),
             _about_now(application),
         ]
         return cls(
@@ -293,21 +280,23 @@ class Run:
             return None
 
     def read_window(self, starts_at: datetime) -> MetricWindow:
-        """Ask about one minute. Raises: ConductorError."""
+        """Ask about one window. Raises: ConductorError."""
         application = self.collection.application
+        ends_at = windows.end_of(starts_at)
         replies = {
             name: self.ask(question)
-            for name, question in _about_window(application, starts_at).items()
+            for name, question in _about_window(application, starts_at, ends_at).items()
         }
         self.folded = 0
         return MetricWindow(
             application=application,
             starts_at=starts_at,
+            duration_secs=int((ends_at - starts_at).total_seconds()),
             workflows=self._workflows(replies),
             steps=self._steps(replies["steps"]),
             counts=[
                 *self._counts(replies["counts"]),
-                *_recoveries(application, starts_at),
+                *_recoveries(application, starts_at, ends_at),
             ],
         )
 
@@ -389,9 +378,11 @@ class Run:
                 yield [metric_type, name, measures["count"]]
 
 
-def _about_window(application: Application, start: datetime) -> dict[str, Request]:
+def _about_window(
+    application: Application, start: datetime, end: datetime
+) -> dict[str, Request]:
     own = (application.name,)
-    last = start + WINDOW - LAST_MS
+    last = end - LAST_MS
     by_name: dict[str, Any] = {
         "group_by_name": True,
         "group_by_queue_name": True,
@@ -399,9 +390,7 @@ def _about_window(application: Application, start: datetime) -> dict[str, Reques
     }
     completed: dict[str, Any] = {"completed_after": start, "completed_before": last}
     return {
-        "counts": GetMetrics(
-            start_time=start, end_time=start + WINDOW, application_name=own
-        ),
+        "counts": GetMetrics(start_time=start, end_time=end, application_name=own),
         "started": GetWorkflowAggregates(**by_name, start_time=start, end_time=last),
         "dequeued": GetWorkflowAggregates(
             **by_name,
@@ -443,12 +432,14 @@ def _can_tell(peer: codec.Peer, question: Request) -> bool:
     return codec.supports(peer, type(question)) and unheeded <= {"application_name"}
 
 
-def _recoveries(application: Application, start: datetime) -> list[list[Any]]:
-    """Dead executors whose work was first handed over in this minute."""
+def _recoveries(
+    application: Application, start: datetime, end: datetime
+) -> list[list[Any]]:
+    """Dead executors whose work was first handed over in this window."""
     count = Recovery.objects.filter(
         application=application,
         requested_at__gte=start,
-        requested_at__lt=start + WINDOW,
+        requested_at__lt=end,
     ).count()
     return [["recovery_count", "recovery", count]] if count else []
 

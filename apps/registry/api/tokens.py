@@ -61,7 +61,7 @@ class TokenCreated(Output):
     token_name: str
 
 
-class RenameTokenInputBody(Input):
+class UpdateTokenInputBody(Input):
     new_name: TokenName
 
 
@@ -120,16 +120,15 @@ def create_token(
     router,
     "PATCH",
     TOKEN,
-    "renameToken",
+    "updateToken",
     permission=Permission.TOKEN_WRITE,
     tag="Tokens",
     status=204,
-    is_extension=True,
 )
-def rename_token(
-    request: HttpRequest, path: Path[InToken], body: RenameTokenInputBody
+def update_token(
+    request: HttpRequest, path: Path[InToken], body: UpdateTokenInputBody
 ) -> None:
-    """Under a new name; the secret stays."""
+    """Rename a key; its secret stays. 409 where another key has that name."""
     services.rename_api_key(
         actor=actor_in(request, path.org_name),
         name=path.token_name,

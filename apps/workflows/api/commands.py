@@ -183,7 +183,6 @@ def fork_workflow(
     permission=WRITE,
     tag=TAG,
     status=204,
-    is_extension=True,
 )
 def rewind_workflow(
     request: HttpRequest,
