@@ -148,6 +148,22 @@ class Bus:
             del self._roll_calls[request_id]
         return answers
 
+    async def any_listens(self, addresses: Collection[str]) -> bool:
+        """Return whether one of these processes still has its connection to Redis.
+
+        The kernel closes the connection of a process that was killed, at once; that of
+        a process that is only frozen stays open. Where Redis does not say, one may.
+        """
+        if not addresses:
+            return False
+        assert self._redis is not None
+        channels = [f"conductor:to:{address}" for address in addresses]
+        try:
+            counts = await self._redis.pubsub_numsub(*channels)
+        except (RedisError, OSError):
+            return True
+        return any(count for _, count in counts)
+
     async def _answer_roll_call(self, header: dict[str, Any], body: bytes) -> None:
         asked = json.loads(await self._collect(header, body))
         present = sockets.connected({(key[0], key[1]) for key in asked})

@@ -41,6 +41,10 @@ M = TypeVar("M", bound=Model)
 BEAT_SECS = 2.0
 # An instance that missed this much of its beats is gone, and its sockets with it.
 STALE_AFTER = timedelta(seconds=8)
+# An instance whose heartbeat stopped may be frozen, with its executors' sockets open in
+# it. Every SDK gives up a server that answers no ping within 50 s, and finds another
+# one after a few dials: after this time no executor is connected to it any more.
+QUIET_FOR = timedelta(minutes=2)
 # When no instance at all beat for longer than this, nobody could have noticed an
 # executor coming back: every disconnect clock starts anew. A clock that jumps looks
 # the same, and is treated the same.
@@ -294,6 +298,14 @@ def alive_instances(now: datetime) -> set[str]:
     return set(fresh.values_list("pk", flat=True))
 
 
+def quiet_instances(now: datetime) -> set[str]:
+    """Return the instances whose heartbeats stopped lately: frozen ones, or gone."""
+    stopped = Instance.objects.filter(
+        beat_at__range=(now - QUIET_FOR, now - STALE_AFTER)
+    )
+    return set(stopped.values_list("pk", flat=True))
+
+
 def beat(*, instance_id: str, hostname: str, idle: timedelta | None = None) -> None:
     """Say that this instance is alive; restart every disconnect clock after an outage.
 
@@ -519,7 +531,9 @@ def _declare_dead(overdue: list[Executor], now: datetime, alive: set[str]) -> in
     """
     since = {row.pk: row.disconnected_at for row in overdue}
     keys = {row.pk: (row.application_id, row.executor_id) for row in overdue}
-    present = rollcall.connected(set(keys.values()), instances=alive)
+    present = rollcall.connected(
+        set(keys.values()), instances=alive, quiet=quiet_instances(now)
+    )
     here = [pk for pk, key in keys.items() if key in present]
     _mark_disconnected_anew(here, now)
     for pk in here:

@@ -459,9 +459,11 @@ def _leave_the_living(taken: HandOver) -> None:
     """The last look before an order: keep only those whose executor no server is
     connected to, and which are still ours to order. Raises: rollcall.Unknown."""
     application_id = taken.order.application.pk
+    now = clock.now()
     living = rollcall.connected(
         {(application_id, recovery.executor_id) for recovery in taken.claimed},
-        instances=presence.alive_instances(clock.now()),
+        instances=presence.alive_instances(now),
+        quiet=presence.quiet_instances(now),
     )
     gone: list[Recovery] = []
     for recovery in taken.claimed:

@@ -24,11 +24,15 @@ class Unknown(errors.ConductorError):
         super().__init__("Not every Conductor server said who is connected to it.")
 
 
-def connected(keys: Collection[Key], *, instances: Collection[str]) -> set[Key]:
+def connected(
+    keys: Collection[Key], *, instances: Collection[str], quiet: Collection[str]
+) -> set[Key]:
     """Return which of these executors are connected to any server; for threads.
 
-    `instances`, those whose beats are fresh, must be among those who answer. One that
-    stopped beating and is silent has no say: it may be frozen, for ever.
+    `instances`, those whose heartbeats are fresh, must be among those who answer. So
+    must `quiet` ones, whose heartbeats stopped lately, unless they are gone: a process
+    that is only frozen holds its executors' sockets open. One that has been quiet for
+    longer has no say: it may be frozen for ever. See docs/adr/0007.
 
     Raises: Unknown.
     """
@@ -37,14 +41,18 @@ def connected(keys: Collection[Key], *, instances: Collection[str]) -> set[Key]:
     if bus.is_local():
         return sockets.connected(keys)
     try:
-        return loops.run(_ask_all(keys, instances), timeout_s=TIMEOUT_S + 2)
+        return loops.run(_ask_all(keys, instances, quiet), timeout_s=TIMEOUT_S + 2)
     except TimeoutError:
         raise Unknown from None
 
 
-async def _ask_all(keys: Collection[Key], instances: Collection[str]) -> set[Key]:
+async def _ask_all(
+    keys: Collection[Key], instances: Collection[str], quiet: Collection[str]
+) -> set[Key]:
     process_bus = await bus.current()
     answers = await process_bus.call_roll(keys, timeout_s=TIMEOUT_S)
     if not set(instances) <= answers.keys():
+        raise Unknown
+    if await process_bus.any_listens(set(quiet) - answers.keys()):
         raise Unknown
     return set().union(*answers.values())

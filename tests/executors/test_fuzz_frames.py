@@ -39,6 +39,8 @@ class Server:
     key: str
     log: Path
     process: subprocess.Popen[bytes]
+    # What tells another process of the same Conductor where its data is.
+    environment: dict[str, str]
 
     @property
     def url(self) -> str:
@@ -142,7 +144,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
             text=True,
         )
         key = json.loads(provisioned.stdout.strip().splitlines()[-1])["key"]
-        yield Server(f"ws://127.0.0.1:{port}", key, log, process)
+        yield Server(f"ws://127.0.0.1:{port}", key, log, process, environment)
     finally:
         process.terminate()
         try:

@@ -492,6 +492,16 @@ def test_an_instance_that_beats_in_the_future_is_not_alive(
     assert presence.alive_instances(clock.now()) == set()
 
 
+def test_an_instance_is_quiet_for_two_minutes_after_its_last_heartbeat(
+    application: Application,
+) -> None:
+    for instance_id, age_s in (("fresh", 1), ("quiet", 20), ("long ago", 130)):
+        alive(instance_id)
+        Instance.objects.filter(pk=instance_id).update(beat_at=ago(age_s))
+
+    assert presence.quiet_instances(clock.now()) == {"quiet"}
+
+
 # --- Races, on PostgreSQL ---
 
 

@@ -82,20 +82,20 @@ async def test_a_living_server_that_hears_and_is_silent_makes_it_unknown(
     monkeypatch.setattr(server, "_answer_roll_call", AsyncMock())
 
     with pytest.raises(rollcall.Unknown):
-        await rollcall._ask_all({(1, "x")}, {server.address})
+        await rollcall._ask_all({(1, "x")}, {server.address}, set())
 
 
 @pytest.mark.usefixtures("ask_as_worker")
 async def test_a_living_server_that_does_not_hear_makes_it_unknown(
     server: Bus,
 ) -> None:
-    assert await rollcall._ask_all({(1, "x")}, {server.address}) == set()
+    assert await rollcall._ask_all({(1, "x")}, {server.address}, set()) == set()
     with pytest.raises(rollcall.Unknown):
-        await rollcall._ask_all({(1, "x")}, {server.address, "deaf"})
+        await rollcall._ask_all({(1, "x")}, {server.address, "deaf"}, set())
 
 
 @pytest.mark.usefixtures("ask_as_worker")
-async def test_a_frozen_server_whose_beat_stopped_holds_up_nobody(
+async def test_a_frozen_server_is_waited_for_while_it_may_hold_sockets_open(
     server: Bus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     frozen = Bus(str(uuid.uuid4()), has_sockets=True)
@@ -103,6 +103,12 @@ async def test_a_frozen_server_whose_beat_stopped_holds_up_nobody(
     await frozen.start()
     await frozen._listening.wait()
 
-    assert await rollcall._ask_all({(1, "x")}, {server.address}) == set()
+    with pytest.raises(rollcall.Unknown):
+        await rollcall._ask_all({(1, "x")}, {server.address}, {frozen.address})
+    # Its heartbeat stopped so long ago that no executor is connected to it any more.
+    assert await rollcall._ask_all({(1, "x")}, {server.address}, set()) == set()
 
     await frozen.stop()
+    # What is gone has closed its connection to Redis, and holds up nobody.
+    found = await rollcall._ask_all({(1, "x")}, {server.address}, {frozen.address})
+    assert found == set()
