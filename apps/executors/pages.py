@@ -375,8 +375,8 @@ def _advice(recovery: Recovery, versions: dict[str, int]) -> Iterable[str]:
         yield "It is tried again by itself, on another executor if there is one."
         return
     yield (
-        f"Start a process of version {version}{_where(recovery)}. It takes the workflows over within "
-        "seconds of connecting."
+        f"Start a process of version {version}{_where(recovery)}. It takes the "
+        "workflows over within seconds of connecting."
     )
     if versions:
         running = ", ".join(sorted(versions))
