@@ -16,7 +16,6 @@ import pytest
 
 from benchmarks.stack import wait_until
 from tests.e2e.world import (
-    TIMEOUT_SECS,
     Application,
     Conductor,
     Embedded,
@@ -27,7 +26,7 @@ from tests.e2e.world import (
 pytestmark = [pytest.mark.e2e, pytest.mark.services]
 
 # Longer than a proof took where it was a false one.
-PATIENCE_SECS = TIMEOUT_SECS + 6
+PATIENCE_SECS = 6
 
 
 class Side:

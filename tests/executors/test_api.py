@@ -207,6 +207,7 @@ def test_executors_are_told_whole(api: Api, world: World) -> None:
             "language": "go",
             "dbosVersion": "1.3.0",
             "executorMetadata": {"zone": "a"},
+            "database": "unknown",
         }
     ]
 

@@ -27,7 +27,6 @@ def kill(served: Served, executor: ScriptedExecutor) -> Recovery:
     executor.close()
     rows = Executor.objects.filter(executor_id=executor.executor_id)
     wait_until(rows.filter(state="DISCONNECTED").exists)
-    presence.beat(instance_id="test", hostname="test")
     rows.update(disconnected_at=clock.now() - timedelta(hours=1))
     presence.sweep()
     gateway.forget(served.application.pk)
@@ -37,7 +36,6 @@ def kill(served: Served, executor: ScriptedExecutor) -> Recovery:
 def sweep(entry: Recovery) -> Recovery:
     """Recover what can be, now."""
     Recovery.objects.filter(pk=entry.pk).update(next_try_at=clock.now())
-    presence.beat(instance_id="test", hostname="test")
     recovery.sweep()
     entry.refresh_from_db()
     return entry
