@@ -68,8 +68,11 @@ class Lane:
         self.users = 0
 
     @asynccontextmanager
-    async def turn(self, source: str, wait_secs: float) -> AsyncIterator[None]:
-        """Wait for a turn and have it. Raises: Overcrowded."""
+    async def turn(
+        self, source: str, wait_secs: float
+    ) -> AsyncIterator[Callable[[], None]]:
+        """Wait for a turn and have it, or until what is yielded is called, to end it
+        sooner. Raises: Overcrowded."""
         if self.turns.locked():
             if self.waiting[source] >= self.per_source:
                 raise Overcrowded(429, 5, TOO_MANY)
@@ -85,10 +88,18 @@ class Lane:
             self.waiting[source] -= 1
             if not self.waiting[source]:
                 del self.waiting[source]
+        is_over = False
+
+        def end() -> None:
+            nonlocal is_over
+            if not is_over:
+                is_over = True
+                self.turns.release()
+
         try:
-            yield
+            yield end
         finally:
-            self.turns.release()
+            end()
 
 
 class Gate:
@@ -147,8 +158,14 @@ class Gate:
     ) -> AsyncIterator[None]:
         if not credential or not acquainted.is_known(credential):
             lane = self.newcomers if credential else self.anonymous
-            async with lane.turn(source, self.wait_secs):
-                yield
+            loop = asyncio.get_running_loop()
+            async with lane.turn(source, self.wait_secs) as end:
+                # Once they are found to be good, newcomers stand in nobody's way: what
+                # follows may wait long for an executor.
+                with acquainted.awaited(
+                    credential, lambda: loop.call_soon_threadsafe(end)
+                ):
+                    yield
             return
         own = self.callers.get(credential)
         if own is None:
@@ -197,16 +214,16 @@ async def _answer(refused: Overcrowded, path: str, send: Send) -> None:
 
 
 class AcquaintanceMiddleware:
-    """Notes the sessions of people who were found to be signed in."""
+    """Notes the sessions of people who are found to be signed in."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
-        response = self.get_response(request)
-        # What Django has looked up; to look it up here would cost every page a query.
-        user = getattr(request, "_cached_user", None)
         session = request.COOKIES.get(settings.SESSION_COOKIE_NAME)
-        if session and user is not None and user.is_authenticated:
-            acquainted.note(acquainted.fingerprint(session))
-        return response
+        fingerprint = acquainted.fingerprint(session) if session else ""
+        # Only newcomers are looked up here, which Django remembers for the page.
+        is_newcomer = fingerprint and not acquainted.is_known(fingerprint)
+        if is_newcomer and request.user.is_authenticated:
+            acquainted.note(fingerprint)
+        return self.get_response(request)

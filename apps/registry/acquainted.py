@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 LIMIT = 20_000
 
 _known: OrderedDict[str, None] = OrderedDict()
+# What to call when a credential is found to be good.
+_awaited: dict[str, list[Callable[[], object]]] = {}
 
 
 def fingerprint(credential: str) -> str:
@@ -25,6 +29,23 @@ def note(fingerprint_: str) -> None:
     _known.move_to_end(fingerprint_)
     if len(_known) > LIMIT:
         _known.popitem(last=False)
+    for callback in _awaited.pop(fingerprint_, ()):
+        callback()
+
+
+@contextmanager
+def awaited(fingerprint_: str, callback: Callable[[], object]) -> Iterator[None]:
+    """Have `callback` called, in any thread, if the credential is found to be good
+    meanwhile."""
+    _awaited.setdefault(fingerprint_, []).append(callback)
+    try:
+        yield
+    finally:
+        callbacks = _awaited.get(fingerprint_, [])
+        if callback in callbacks:
+            callbacks.remove(callback)
+            if not callbacks:
+                _awaited.pop(fingerprint_, None)
 
 
 def is_known(fingerprint_: str) -> bool:

@@ -20,6 +20,8 @@ BOUNDARIES = {
     # What others send: an executor's socket, messages between our processes.
     "apps/executors/consumers.py",
     "apps/executors/bus.py",
+    # Whatever a look-up for many ends in is told to each of them.
+    "apps/executors/admission.py",
     # Threads that must go on, or whose end must be told: the beat, lanes and Celery.
     "apps/executors/runtime.py",
     "apps/executors/lanes.py",

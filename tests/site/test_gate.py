@@ -85,6 +85,36 @@ async def test_anonymous_requests_leave_room_for_whoever_is_signed_in() -> None:
     assert {status for status, _, _ in answers} == {200}
 
 
+async def test_newcomers_found_to_be_good_stand_in_nobodys_way() -> None:
+    """Their first request may wait long for an executor."""
+    site = Site()
+
+    async def authenticate_then_serve(scope: Any, receive: Any, send: Any) -> None:
+        credential = gate.credential_of(scope)
+        if scope["path"] == "/v2/good":
+            await asyncio.to_thread(acquainted.note, credential)
+        await site(scope, receive, send)
+
+    entrance = Gate(authenticate_then_serve, newcomers=1)
+    good = [
+        asyncio.create_task(ask(entrance, "/v2/good", authorization=f"Bearer {n}"))
+        for n in range(20)
+    ]
+    while site.now < 20:
+        await asyncio.sleep(0.01)
+    bad = [
+        asyncio.create_task(ask(entrance, "/v2/bad", authorization=f"Bearer bad-{n}"))
+        for n in range(20)
+    ]
+    await asyncio.sleep(0.05)
+    assert site.now == 21
+    site.may_go.set()
+
+    assert {status for status, _, _ in await asyncio.gather(*good, *bad)} == {200}
+    assert entrance.newcomers.turns._value == 1
+    assert acquainted._awaited == {}
+
+
 async def test_one_caller_is_served_few_at_once_and_sixty_tabs_in_the_end() -> None:
     site = Site()
     entrance = Gate(site, per_caller=8)

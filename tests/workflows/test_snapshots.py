@@ -68,7 +68,7 @@ def test_unchanged_rows_are_not_written(
     rows = [row(f"w{n}") for n in range(50)]
     snapshots.remember(application=world.application, rows=rows)
 
-    with django_assert_max_num_queries(2):
+    with django_assert_max_num_queries(3):
         assert snapshots.remember(application=world.application, rows=rows) == 0
 
 
