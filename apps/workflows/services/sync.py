@@ -11,8 +11,8 @@ One run of one application asks its executors four things, each of them bounded:
 4. those that we know and the patrol did not meet: what its database does not have any
    more is forgotten.
 
-Lists are ordered by creation time only, and SQLite applications write whole seconds. A
-place in a list is therefore a moment and how many of that very moment were read.
+Lists are read by whole moments (`live.pager`), so a position is the moment to go on
+from.
 """
 
 from __future__ import annotations
@@ -32,6 +32,9 @@ from apps.executors.models import Executor
 from apps.executors.protocol import codec, messages
 from apps.executors.protocol.rows import WorkflowRow
 from apps.registry.models import Application
+from apps.workflows.live import asking
+from apps.workflows.live.order import EPOCH, MILLISECOND, Position, moment_of
+from apps.workflows.live.pager import Pager
 from apps.workflows.models import UNFINISHED, SnapshotSync, WorkflowSnapshot
 from apps.workflows.services import snapshots
 
@@ -66,8 +69,39 @@ class Run:
     deadline: float
     changed: int = 0
 
+    @property
+    def _database(self) -> int:
+        return self.sync.database_id or databases.UNKNOWN
+
     def is_over(self) -> bool:
         return time.monotonic() >= self.deadline
+
+    def read(
+        self, moment: datetime | None, *, newest_first: bool
+    ) -> tuple[list[WorkflowRow], datetime | None]:
+        """Read some whole moments from this one on, and keep what comes; return them,
+        and the moment to go on from, or None after the last."""
+        pager = Pager(
+            messages.ListWorkflows(sort_desc=newest_first), PAGE, self.deadline
+        )
+        start = None if moment is None else Position(moment)
+        deadline = min(self.deadline, time.monotonic() + ASK_TIMEOUT_S)
+        page = asking.read(
+            self.application, pager.after(start), deadline, self._database
+        )
+        rows = [*page.rows, *page.held]
+        self._keep(rows)
+        if page.next is None or (rows and moment_of(rows[-1]) <= EPOCH):
+            return rows, None
+        if page.is_unfinished or not rows:
+            return rows, page.next.created_at
+        step = -MILLISECOND if newest_first else MILLISECOND
+        return rows, moment_of(rows[-1]) + step
+
+    def _keep(self, rows: Sequence[WorkflowRow]) -> None:
+        self.changed += snapshots.remember(
+            application=self.application, rows=rows, is_one_database=True
+        )
 
     def list(self, request: messages.ListWorkflows) -> list[WorkflowRow]:
         """Ask for workflows and keep what comes."""
@@ -75,12 +109,10 @@ class Run:
             self.application,
             request,
             timeout_s=ASK_TIMEOUT_S,
-            database=self.sync.database_id or databases.UNKNOWN,
+            database=self._database,
         )
         rows: list[WorkflowRow] = reply.output[: request.limit]
-        self.changed += snapshots.remember(
-            application=self.application, rows=rows, is_one_database=True
-        )
+        self._keep(rows)
         return rows
 
 
@@ -108,7 +140,7 @@ def sync_application(sync: SnapshotSync, *, budget_s: float = RUN_BUDGET_S) -> i
     """One bounded run; return how many rows changed. Twice at once is harmless."""
     started_at = clock.now()
     run = Run(sync.application, sync, time.monotonic() + budget_s)
-    place = sync.older_than, sync.older_skip
+    place = sync.older_than
     _choose_database(sync)
     try:
         missed = _patrol(run, started_at)
@@ -116,7 +148,7 @@ def sync_application(sync: SnapshotSync, *, budget_s: float = RUN_BUDGET_S) -> i
         forgotten = _ask_about(run, [*_longest_unseen(run.application), *missed])
         if forgotten and len(missed) == MISSED_PER_RUN:
             # Much was deleted here, and there may be more of it: stay.
-            sync.older_than, sync.older_skip = place
+            sync.older_than = place
     except errors.ConductorError as exc:
         _put_off(sync, exc.message)
     except DatabaseError:
@@ -209,23 +241,22 @@ def _read_newer(run: Run, now: datetime) -> None:
     if sync.newer_than is None:
         return
     for _ in range(NEWER_PAGES_PER_RUN):
-        place = sync.newer_than, sync.newer_skip
-        rows = run.list(
-            messages.ListWorkflows(start_time=place[0], offset=place[1], limit=PAGE)
-        )
-        sync.newer_than, sync.newer_skip = _advance(place, rows)
-        if len(rows) < PAGE:
+        rows, next_moment = run.read(sync.newer_than, newest_first=False)
+        if next_moment is None:
             # Caught up. Look back next time while things arrive, and never stay in
             # the future, where a wrong clock may have led.
-            if sync.newest_at is None or sync.newer_than > min(sync.newest_at, now):
-                _look_back(sync, min(sync.newer_than, now))
+            newest = max(filter(None, (row.created_at for row in rows)), default=None)
+            newest = newest or sync.newer_than
+            if sync.newest_at is None or newest > min(sync.newest_at, now):
+                _look_back(sync, min(newest, now))
             return
+        sync.newer_than = next_moment
         if run.is_over():
             return
 
 
 def _look_back(sync: SnapshotSync, newest_at: datetime) -> None:
-    sync.newest_at, sync.newer_than, sync.newer_skip = newest_at, newest_at - OVERLAP, 0
+    sync.newest_at, sync.newer_than = newest_at, newest_at - OVERLAP
 
 
 def _patrol(run: Run, now: datetime) -> list[str]:
@@ -236,45 +267,26 @@ def _patrol(run: Run, now: datetime) -> list[str]:
     pages = 1 if sync.completed_at else FIRST_PATROL_PAGES_PER_RUN
     for _ in range(pages):
         newest = sync.older_than
-        rows = run.list(
-            messages.ListWorkflows(
-                end_time=newest, offset=sync.older_skip, limit=PAGE, sort_desc=True
-            )
-        )
-        is_end = len(rows) < PAGE
+        rows, next_moment = run.read(newest, newest_first=True)
         if sync.newer_than is None and rows and rows[0].created_at is not None:
             # The very first page: from here on the new, by the application's own clock.
             _look_back(sync, min(rows[0].created_at, now))
-        oldest, skip = _advance((newest or now, sync.older_skip), rows)
         known = WorkflowSnapshot.objects.filter(application=run.application)
         if newest is not None:
             known = known.filter(created_at__lte=newest)
-        if not is_end:
-            known = known.filter(created_at__gte=oldest)
+        if next_moment is not None:
+            known = known.filter(created_at__gt=next_moment)
         absent = known.exclude(workflow_id__in=[row.workflow_id for row in rows])
         missed += absent.order_by("seen_at").values_list("workflow_id", flat=True)[
             : MISSED_PER_RUN - len(missed)
         ]
-        if is_end:
-            sync.older_than, sync.older_skip, sync.completed_at = None, 0, now
+        sync.older_than = next_moment
+        if next_moment is None:
+            sync.completed_at = now
             break
-        sync.older_than, sync.older_skip = oldest, skip
         if run.is_over():
             break
     return missed
-
-
-def _advance(
-    place: tuple[datetime, int], rows: Sequence[WorkflowRow]
-) -> tuple[datetime, int]:
-    """The place after `rows`, which begin at `place`."""
-    moment, skip = place
-    for row in rows:
-        if row.created_at is None or row.created_at == moment:
-            skip += 1
-        else:
-            moment, skip = row.created_at, 1
-    return moment, skip
 
 
 def _longest_unseen(application: Application) -> list[str]:
