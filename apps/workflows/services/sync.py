@@ -81,9 +81,9 @@ class Run:
     ) -> tuple[list[WorkflowRow], datetime | None]:
         """Read some whole moments from this one on, and keep what comes; return them,
         and the moment to go on from, or None after the last."""
-        pager = Pager(
-            messages.ListWorkflows(sort_desc=newest_first), PAGE, self.deadline
-        )
+        filters = messages.ListWorkflows(sort_desc=newest_first)
+        # The patrol meets those without a creation time.
+        pager = Pager(filters, PAGE, self.deadline, with_timeless=newest_first)
         start = None if moment is None else Position(moment)
         deadline = min(self.deadline, time.monotonic() + ASK_TIMEOUT_S)
         page = asking.read(
