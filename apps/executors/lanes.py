@@ -11,6 +11,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 
 from django.db import connections
+from django.db.utils import InterfaceError, OperationalError
 
 logger = logging.getLogger(__name__)
 
@@ -90,6 +91,14 @@ class Lanes:
                 key, work = taken
                 try:
                     work()
+                except (OperationalError, InterfaceError) as exc:
+                    # The database is away, or every connection is in use. What the
+                    # work is about is a row: a later pass finds it again.
+                    logger.warning(
+                        "%s put off; a later pass does it",
+                        self.name,
+                        extra={"error": str(exc)},
+                    )
                 except Exception:
                     logger.exception("%s failed", self.name)
         finally:

@@ -20,7 +20,7 @@ from functools import partial
 from typing import Any
 
 from django.conf import settings
-from django.db import DatabaseError, transaction
+from django.db import DatabaseError, InterfaceError, OperationalError, transaction
 from django.db.models import Exists, OuterRef
 
 from apps import errors
@@ -104,6 +104,12 @@ def collect(collection: MetricCollection) -> None:
         logger.warning("a collection of metrics took longer than its lease")
     except errors.ConductorError as exc:
         _put_off(collection, exc.message)
+    except (OperationalError, InterfaceError) as exc:
+        logger.warning(
+            "metrics of an application put off",
+            extra={"application_id": collection.application_id, "error": str(exc)},
+        )
+        _put_off(collection, "Conductor's database was busy or away.")
     except DatabaseError:
         logger.exception(
             "metrics of an application failed",

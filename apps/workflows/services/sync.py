@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from django.db import DatabaseError
+from django.db import DatabaseError, InterfaceError, OperationalError
 from django.db.models import Exists, OuterRef
 
 from apps import errors
@@ -119,6 +119,12 @@ def sync_application(sync: SnapshotSync, *, budget_s: float = RUN_BUDGET_S) -> i
             sync.older_than, sync.older_skip = place
     except errors.ConductorError as exc:
         _put_off(sync, exc.message)
+    except (OperationalError, InterfaceError) as exc:
+        logger.warning(
+            "snapshots of an application put off",
+            extra={"application_id": sync.application_id, "error": str(exc)},
+        )
+        _put_off(sync, "Conductor's database was busy or away.")
     except DatabaseError:
         logger.exception(
             "snapshots of an application failed",
