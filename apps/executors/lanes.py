@@ -61,6 +61,11 @@ class Lanes:
             target=self._run, args=(key,), name=self.name, daemon=True
         ).start()
 
+    def in_hand(self) -> set[_Key]:
+        """Return the group and the owner of all work that runs or waits here."""
+        with self._lock:
+            return self._waiting.keys() | self._running.keys()
+
     def _may_run(self, key: _Key) -> bool:
         group, _ = key
         if self._running[key] >= self.per_owner:
