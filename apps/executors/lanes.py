@@ -11,6 +11,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 
 from django.db import connections
+from django.db.utils import InterfaceError, OperationalError
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +61,11 @@ class Lanes:
             target=self._run, args=(key,), name=self.name, daemon=True
         ).start()
 
+    def in_hand(self) -> set[_Key]:
+        """Return the group and the owner of all work that runs or waits here."""
+        with self._lock:
+            return self._waiting.keys() | self._running.keys()
+
     def _may_run(self, key: _Key) -> bool:
         group, _ = key
         if self._running[key] >= self.per_owner:
@@ -90,6 +96,14 @@ class Lanes:
                 key, work = taken
                 try:
                     work()
+                except (OperationalError, InterfaceError) as exc:
+                    # The database is away, or every connection is in use. What the
+                    # work is about is a row: a later pass finds it again.
+                    logger.warning(
+                        "%s put off; a later pass does it",
+                        self.name,
+                        extra={"error": str(exc)},
+                    )
                 except Exception:
                     logger.exception("%s failed", self.name)
         finally:

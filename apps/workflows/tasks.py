@@ -14,9 +14,12 @@ logger = logging.getLogger(__name__)
 
 @shared_task(name="workflows.sync_snapshots", soft_time_limit=60, time_limit=90)
 def sync_snapshots() -> None:
-    """Bring the snapshots of connected applications up to date, a bounded part."""
+    """Bring the snapshots of connected applications up to date, a bounded part.
+
+    It waits for no executor: tasks that did would pile up behind one that hangs.
+    """
     try:
-        sync.sync_due()
+        sync.sync_in_background()
     except (OperationalError, InterfaceError) as exc:
         logger.warning("not synced; the next beat does", extra={"error": str(exc)})
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 
+import pytest
+
+from apps.database import PoolExhausted
 from apps.executors.lanes import Lanes
 
 WAIT_SECS = 10
@@ -45,6 +49,26 @@ def test_work_that_fails_does_not_end_the_lane() -> None:
     lanes.submit(1, done.set)
 
     assert done.wait(WAIT_SECS)
+
+
+def test_work_without_a_database_is_put_off_and_says_so_in_one_line(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Before, each piece of work left a traceback in the log."""
+    lanes = Lanes("test", per_owner=1, total=1)
+    done = threading.Event()
+
+    def work() -> None:
+        raise PoolExhausted("every database connection of this process is in use")
+
+    with caplog.at_level(logging.INFO, logger="apps.executors.lanes"):
+        lanes.submit(1, work)
+        lanes.submit(1, done.set)
+        assert done.wait(WAIT_SECS)
+
+    (record,) = caplog.records
+    assert (record.levelname, record.exc_info) == ("WARNING", None)
+    assert record.error == "every database connection of this process is in use"
 
 
 def test_groups_whose_work_all_hangs_do_not_keep_a_newcomer_out() -> None:

@@ -8,11 +8,19 @@ from typing import Any
 import pytest
 
 from apps.executors import clock
-from apps.registry.models import Application
+from apps.registry import services
+from apps.registry.auth import system_actor
+from apps.registry.models import Application, Organization, Permission
 from apps.workflows.models import SnapshotSync, WorkflowSnapshot
 from apps.workflows.services import sync
 from tests.workflows.conftest import Served
-from tests.workflows.executor import NOON, SECOND, ScriptedExecutor, workflow
+from tests.workflows.executor import (
+    NOON,
+    SECOND,
+    ScriptedExecutor,
+    wait_until,
+    workflow,
+)
 
 
 def statuses(application: Application) -> dict[str, str]:
@@ -24,10 +32,17 @@ def statuses(application: Application) -> dict[str, str]:
 
 
 def run(times: int = 1) -> None:
-    """So many ticks of the beat, each when every application is due."""
+    """So many ticks of the beat, each when every application is due, and over before
+    the next one."""
     for _ in range(times):
         SnapshotSync.objects.update(due_at=clock.now())
-        sync.sync_due()
+        tick()
+
+
+def tick() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sync._lanes, "submit", lambda _, work, **__: work())
+        sync.sync_in_background()
 
 
 @pytest.fixture
@@ -214,11 +229,40 @@ def test_those_that_waited_longest_come_first(
         served.connect(name, app=name, rows=[workflow(name)])
 
     for _ in range(3):
-        sync.sync_due()
+        tick()
 
     assert set(WorkflowSnapshot.objects.values_list("workflow_id", flat=True)) == {
         *names
     }
+
+
+def test_hung_applications_of_one_tenant_hold_up_no_other_tenant(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before, a tick came to two that hang, and ended: a hundred kept everybody else
+    from ever having a turn, in spite of their growing pauses."""
+    monkeypatch.setattr(sync, "APPLICATIONS_PER_TICK", 4)
+    monkeypatch.setattr(sync, "APPLICATIONS_PER_ORGANIZATION", 4)
+    for number in range(8):
+        name = f"hung{number}"
+        Application.objects.create(organization=served.world.organization, name=name)
+        served.connect(name, app=name).silent.add("list_workflows")
+    sync._enlist()
+    other = Organization.objects.get(name="other")
+    bills = Application.objects.create(organization=other, name="bills")
+    _, key = services.create_api_key(
+        actor=system_actor(other),
+        name="k1",
+        permissions=[Permission.WEBSOCKET_CONNECT],
+    )
+    served.key = key
+    served.connect("well", app="bills", rows=history(3))
+
+    sync.sync_in_background()
+
+    wait_until(lambda: len(statuses(bills)) == 3)
+    assert len(sync._lanes.in_hand()) <= 4
+    wait_until(lambda: not sync._lanes.in_hand(), secs=30)
 
 
 def test_second_worker_leaves_a_claimed_application_alone(served: Served) -> None:

@@ -11,7 +11,6 @@ tell. An SDK that does not know a question leaves those series out, and `error` 
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -20,11 +19,11 @@ from functools import partial
 from typing import Any
 
 from django.conf import settings
-from django.db import DatabaseError, transaction
+from django.db import DatabaseError, InterfaceError, OperationalError, transaction
 from django.db.models import Exists, OuterRef
 
 from apps import errors
-from apps.executors import clock, databases, gateway
+from apps.executors import clock, databases, fairness, gateway
 from apps.executors.lanes import Lanes
 from apps.executors.models import Executor, Recovery
 from apps.executors.protocol import codec
@@ -50,6 +49,8 @@ ASK_TIMEOUT_S = 10.0
 # Longer than a run's budget, and the six questions that may follow it.
 LEASE = timedelta(seconds=90)
 APPLICATIONS_PER_TICK = 1_000
+# Of one organization, so many are under way or wait for a thread of this process.
+APPLICATIONS_PER_ORGANIZATION = 200
 PRUNED_PER_TICK = 5_000
 RETRY_FIRST_S, RETRY_LAST_S = 5, 300
 # So many failures later, what an executor refuses to answer is left out.
@@ -61,8 +62,6 @@ _FAILED = frozenset({"ERROR", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"})
 
 # A group is an organization.
 _lanes = Lanes("metrics", per_owner=1, per_group=6, total=24, reserve=100)
-_in_hand: set[int] = set()
-_in_hand_lock = threading.Lock()
 
 
 def collect_in_background() -> None:
@@ -73,23 +72,11 @@ def collect_in_background() -> None:
     forget_old(limit=PRUNED_PER_TICK)
     _enlist()
     for collection in _due():
-        with _in_hand_lock:
-            if collection.pk in _in_hand:
-                continue
-            _in_hand.add(collection.pk)
         _lanes.submit(
             collection.application_id,
-            partial(_run, collection),
+            partial(collect, collection),
             group=collection.application.organization_id,
         )
-
-
-def _run(collection: MetricCollection) -> None:
-    try:
-        collect(collection)
-    finally:
-        with _in_hand_lock:
-            _in_hand.discard(collection.pk)
 
 
 def collect(collection: MetricCollection) -> None:
@@ -104,6 +91,12 @@ def collect(collection: MetricCollection) -> None:
         logger.warning("a collection of metrics took longer than its lease")
     except errors.ConductorError as exc:
         _put_off(collection, exc.message)
+    except (OperationalError, InterfaceError) as exc:
+        logger.warning(
+            "metrics of an application put off",
+            extra={"application_id": collection.application_id, "error": str(exc)},
+        )
+        _put_off(collection, "Conductor's database was busy or away.")
     except DatabaseError:
         logger.exception(
             "metrics of an application failed",
@@ -163,12 +156,14 @@ def _enlist() -> None:
 
 def _due() -> Sequence[MetricCollection]:
     connected = Application.objects.filter(_connected())
-    return list(
-        MetricCollection.objects.filter(
-            application__in=connected, due_at__lte=clock.now()
-        )
-        .select_related("application")
-        .order_by("due_at")[:APPLICATIONS_PER_TICK]
+    due = MetricCollection.objects.filter(
+        application__in=connected, due_at__lte=clock.now()
+    )
+    return fairness.longest_due(
+        due.select_related("application"),
+        in_hand=_lanes.in_hand(),
+        each=APPLICATIONS_PER_ORGANIZATION,
+        limit=APPLICATIONS_PER_TICK,
     )
 
 

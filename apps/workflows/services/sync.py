@@ -22,12 +22,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 
-from django.db import DatabaseError
+from django.db import DatabaseError, InterfaceError, OperationalError
 from django.db.models import Exists, OuterRef
 
 from apps import errors
-from apps.executors import clock, databases, gateway
+from apps.executors import clock, databases, fairness, gateway
+from apps.executors.lanes import Lanes
 from apps.executors.models import Executor
 from apps.executors.protocol import codec, messages
 from apps.executors.protocol.rows import WorkflowRow
@@ -40,10 +42,9 @@ from apps.workflows.services import snapshots
 
 logger = logging.getLogger(__name__)
 
-APPLICATIONS_PER_TICK = 25
-# Together less than the beat's period, so that one slow application never keeps two of
-# a worker's slots from the recoveries.
-TICK_BUDGET_S = 6.0
+APPLICATIONS_PER_TICK = 100
+# Of one organization, so many are under way or wait for a thread of this process.
+APPLICATIONS_PER_ORGANIZATION = 25
 RUN_BUDGET_S = 4.0
 ASK_TIMEOUT_S = 3.0
 LEASE = timedelta(seconds=60)
@@ -116,24 +117,30 @@ class Run:
         return rows
 
 
-def sync_due(*, budget_s: float = TICK_BUDGET_S) -> int:
-    """Sync the applications whose turn it is, the longest waiting first; return how
-    many rows changed.
+# A run waits for executors, and one that hangs must hold up no other organization's
+# (a group). Few at a time: reading the answers takes the processor.
+_lanes = Lanes("snapshots", per_owner=1, per_group=2, total=4, reserve=50)
+
+
+def sync_in_background() -> None:
+    """Have every application synced whose turn it is. Waits for no executor.
 
     Concurrency: each run is claimed by compare-and-set, so any number of workers share
     the applications. Each failure only puts that application's next turn off.
     """
-    deadline = time.monotonic() + budget_s
     snapshots.forget_private(limit=PRIVATE_ROWS_PER_TICK)
     _enlist()
-    changed = 0
     for sync in _due():
-        left = deadline - time.monotonic()
-        if left <= 0:
-            break
-        if _claim(sync):
-            changed += sync_application(sync, budget_s=min(left, RUN_BUDGET_S))
-    return changed
+        _lanes.submit(
+            sync.application_id,
+            partial(_run, sync),
+            group=sync.application.organization_id,
+        )
+
+
+def _run(sync: SnapshotSync) -> None:
+    if _claim(sync):
+        sync_application(sync)
 
 
 def sync_application(sync: SnapshotSync, *, budget_s: float = RUN_BUDGET_S) -> int:
@@ -151,6 +158,12 @@ def sync_application(sync: SnapshotSync, *, budget_s: float = RUN_BUDGET_S) -> i
             sync.older_than = place
     except errors.ConductorError as exc:
         _put_off(sync, exc.message)
+    except (OperationalError, InterfaceError) as exc:
+        logger.warning(
+            "snapshots of an application put off",
+            extra={"application_id": sync.application_id, "error": str(exc)},
+        )
+        _put_off(sync, "Conductor's database was busy or away.")
     except DatabaseError:
         logger.exception(
             "snapshots of an application failed",
@@ -190,10 +203,14 @@ def _enlist() -> None:
 
 def _due() -> Sequence[SnapshotSync]:
     connected = Application.objects.filter(_connected(), private_mode=False)
-    return list(
-        SnapshotSync.objects.filter(application__in=connected, due_at__lte=clock.now())
-        .select_related("application")
-        .order_by("due_at")[:APPLICATIONS_PER_TICK]
+    due = SnapshotSync.objects.filter(
+        application__in=connected, due_at__lte=clock.now()
+    )
+    return fairness.longest_due(
+        due.select_related("application"),
+        in_hand=_lanes.in_hand(),
+        each=APPLICATIONS_PER_ORGANIZATION,
+        limit=APPLICATIONS_PER_TICK,
     )
 
 
