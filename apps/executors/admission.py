@@ -189,19 +189,19 @@ async def _judge_waiting(loop: asyncio.AbstractEventLoop) -> None:
     try:
         while batch := _Batch.waiting[:BATCH_LIMIT]:
             del _Batch.waiting[: len(batch)]
-            attempts = [attempt for attempt, _ in batch]
-            try:
-                verdicts = await loop.run_in_executor(
-                    _unknown_thread, _judge_batch_in_thread, attempts
-                )
-            except Exception as exc:
-                for _, future in batch:
-                    if not future.done():
-                        future.set_exception(exc)
-            else:
-                for (_, future), verdict in zip(batch, verdicts, strict=True):
-                    if not future.done():
-                        future.set_result(verdict)
+            judging = loop.run_in_executor(
+                _unknown_thread, _judge_batch_in_thread, [one for one, _ in batch]
+            )
+            # Whatever goes wrong is for each of them to know.
+            await asyncio.wait([judging])
+            failure = judging.exception()
+            for index, (_, verdict) in enumerate(batch):
+                if verdict.done():
+                    continue
+                if failure is None:
+                    verdict.set_result(judging.result()[index])
+                else:
+                    verdict.set_exception(failure)
     finally:
         _Batch.is_running = False
 

@@ -19,7 +19,14 @@ from django.conf import settings
 from django.contrib.auth.models import User
 
 from apps import errors
-from apps.executors import admission, fingerprint, live, quotas, runtime
+from apps.executors import (
+    admission,
+    fingerprint,
+    live,
+    open_pages,
+    quotas,
+    runtime,
+)
 from apps.executors.admission import Admitted, Refused
 from apps.executors.presence import Registration
 from apps.executors.protocol import codec
@@ -219,8 +226,18 @@ class LiveConsumer(_RefusingConsumer):
     """An open page of one application. It is told that something changed, not what."""
 
     channel_layer_alias = "default"
+    open_sockets = open_pages.OpenPages()
 
     async def connect(self) -> None:
+        address = (self.scope.get("client") or ("", 0))[0]
+        person = str(getattr(self.scope.get("user"), "pk", None) or "")
+        if not self.open_sockets.take(self, person, address):
+            await self.refuse(Refused(429, "Too many open pages.", retry_after_secs=10))
+            return
+        if not await self._join():
+            self.open_sockets.drop(self)
+
+    async def _join(self) -> bool:
         try:
             group = live.group_of(await self._application_id())
         except errors.NotSignedIn:
@@ -233,6 +250,11 @@ class LiveConsumer(_RefusingConsumer):
             await self.channel_layer.group_add(group, self.channel_name)
             self.groups = [group]  # left again by Channels, at the disconnect
             await self.accept()
+            return True
+        return False
+
+    async def disconnect(self, code: int) -> None:
+        self.open_sockets.drop(self)
 
     async def application_changed(self, event: dict[str, Any]) -> None:
         try:

@@ -15,6 +15,8 @@ from django.contrib.auth.models import User
 from django.test import Client
 
 from apps.executors import live, loops
+from apps.executors.consumers import LiveConsumer
+from apps.executors.open_pages import OpenPages
 from apps.executors.routing import websocket_urlpatterns
 from apps.registry import services
 from apps.registry.models import Application, Membership, Organization, Role
@@ -138,3 +140,41 @@ async def test_who_is_removed_hears_nothing_more() -> None:
     live.announce(orders.pk)
 
     assert (await socket.receive_output(timeout=5))["type"] == "websocket.close"
+
+
+async def test_open_pages_of_a_person_and_of_an_address_are_bounded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pages = OpenPages(per_person=2, per_address=3)
+    monkeypatch.setattr(LiveConsumer, "open_sockets", pages)
+    alice, _ = await sync_to_async(make_application)()
+    opened = [await knock(alice) for _ in range(2)]
+    assert [status for _, status in opened] == [101, 101]
+
+    _, third = await knock(alice)
+    assert third == 429
+    _, stranger = await knock(None)
+    assert stranger == 401
+
+    # Neither of the refused counts, and who leaves makes room.
+    for socket, _ in opened:
+        await socket.send_input({"type": "websocket.disconnect", "code": 1000})
+        await socket.wait()
+    assert not pages._of
+    assert not pages._sources
+    socket, status = await knock(alice)
+    assert status == 101
+    await socket.send_input({"type": "websocket.disconnect", "code": 1000})
+    await socket.wait()
+
+
+def test_open_pages_of_one_address_are_bounded() -> None:
+    pages = OpenPages(per_person=9, per_address=2)
+
+    assert pages.take("a", "1", "192.0.2.1")
+    assert pages.take("b", "2", "192.0.2.1")
+    assert not pages.take("c", "3", "192.0.2.1")
+    assert pages.take("d", "3", "192.0.2.2")
+    pages.drop("c")
+    pages.drop("b")
+    assert pages.take("c", "3", "192.0.2.1")
