@@ -47,7 +47,6 @@ FILTERS = {
     "status": ("Status", (0, 0)),
     "application_version": ("ApplicationVersion", (0, 0)),
     "queue_name": ("QueueName", (2, 9)),
-    "executor_id": ("ExecutorID", (2, 9)),
     "forked_from": ("ForkedFrom", (2, 4)),
 }
 
@@ -63,7 +62,6 @@ class ScriptedExecutor:
         *,
         version: str | None = "3.2.0",
         rows: list[dict[str, Any]] | None = None,
-        versions: tuple[str, ...] = (),
     ) -> None:
         self.executor_id, self.version = executor_id, version
         self.workflows = {row["WorkflowUUID"]: row for row in rows or []}
@@ -71,11 +69,7 @@ class ScriptedExecutor:
         self.events: list[dict[str, Any]] = []
         self.schedules: dict[str, dict[str, Any]] = {}
         self.queues: dict[str, dict[str, Any]] = {}
-        # By their ids; a database is known by them.
-        self.versions: list[dict[str, Any]] = [
-            {"version_id": one, "version_name": one, "created_at": NOON + number}
-            for number, one in enumerate(versions)
-        ]
+        self.versions: list[dict[str, Any]] = []
         self.imported: list[str] = []
         self.silent: set[str] = set()
         self.refused: dict[str, str] = {}
@@ -129,26 +123,14 @@ class ScriptedExecutor:
         return {**info, "language": "python", "dbos_version": self.version}
 
     def _exist_pending_workflows(self, request: dict[str, Any]) -> dict[str, Any]:
-        return {
-            "exist": any(
-                row["ExecutorID"] == request["executor_id"]
-                and row["Status"] == "PENDING"
-                for row in self.workflows.values()
-            )
-        }
-
-    def _recovery(self, request: dict[str, Any]) -> dict[str, Any]:
-        for row in self.workflows.values():
-            if row["ExecutorID"] in request["executor_ids"]:
-                row["ExecutorID"] = self.executor_id
-        return {"success": True}
+        return {"exist": False}
 
     def _list_workflows(self, request: dict[str, Any]) -> dict[str, Any]:
         body = request["body"]
         rows = [row for row in self.workflows.values() if self._passes(row, body)]
         # Ties stay as they were made, whichever way the list goes.
         sign = -1 if body["sort_desc"] else 1
-        rows.sort(key=lambda row: sign * int(row["CreatedAt"]))
+        rows.sort(key=lambda row: sign * int(row["CreatedAt"] or 0))
         rows = rows[body["offset"] or 0 :]
         return {"output": rows[: body["limit"]] if body["limit"] else rows}
 
@@ -162,6 +144,8 @@ class ScriptedExecutor:
         prefix = body.get("workflow_id_prefix")
         if prefix and self._knows(2, 9) and not row["WorkflowUUID"].startswith(prefix):
             return False
+        if row["CreatedAt"] is None:
+            return body["start_time"] is None and body["end_time"] is None
         created_ms = int(row["CreatedAt"])
         return _ms(body["start_time"], 0) <= created_ms <= _ms(body["end_time"], 2**60)
 

@@ -19,8 +19,7 @@ from apps.executors.protocol.rows import WorkflowRow
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # The first and the last that an executor can be asked for.
 EARLIEST = EPOCH + timedelta(milliseconds=1)
-LATEST_MS = 253_402_300_799_000
-LATEST = EPOCH + timedelta(milliseconds=LATEST_MS)
+LATEST = EPOCH + timedelta(milliseconds=253_402_300_799_000)
 MILLISECOND = timedelta(milliseconds=1)
 _POSITION = re.compile(r"([0-9]{1,15})-(.*)", re.DOTALL)
 
@@ -41,11 +40,9 @@ class Position:
     def parse(cls, text: str) -> Position:
         """Raises: InvalidInput."""
         found = _POSITION.fullmatch(text)
-        milliseconds = int(found[1]) if found is not None else 0
-        if found is None or milliseconds > LATEST_MS:
+        if found is None or int(found[1]) > (LATEST - EPOCH) // MILLISECOND:
             raise errors.InvalidInput("This link to a page is not complete.")
-        created_at = EPOCH + milliseconds * MILLISECOND
-        return cls(created_at, found[2])
+        return cls(EPOCH + int(found[1]) * MILLISECOND, found[2])
 
     def __str__(self) -> str:
         return f"{(self.created_at - EPOCH) // MILLISECOND}-{self.workflow_id}"

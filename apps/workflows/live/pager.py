@@ -95,23 +95,28 @@ class Pager:
             if is_end and self._is_open(bound):
                 timeless = by_id(r for r in answer.passing if moment_of(r) <= EPOCH)
             moments = self._moments(answer, bound)
+            following = self._beyond(moments[-1][0]) if moments else None
             for moment, rows in moments:
                 if not is_end and moment == moments[-1][0]:
                     if len(found) >= self.size:
                         return self._cut(found, has_more=True)
+                    if len(moments) > 1:
+                        # The next answer begins with the whole of it.
+                        following = moment
+                        break
                     rows = yield from self._whole(moment, rows)
                 found += _following(rows, moment, position)
             if len(found) > self.size:
                 return self._cut(found)
             if is_end:
                 break
-            if not moments:
+            if following is None:
                 if bound is not None or not answer.rows:
                     break
                 # None of them has a creation time. Bounds leave these out.
                 bound = LATEST if self.filters.sort_desc else EARLIEST
             else:
-                bound = self._beyond(moments[-1][0])
+                bound = following
             limit = self.batch
         if timeless is None:
             timeless = yield from self._timeless()
@@ -130,14 +135,12 @@ class Pager:
         rows = sorted(answer.rows, key=moment_of, reverse=self.filters.sort_desc)
         is_end = len(rows) < limit
         found: list[WorkflowRow] = []
-        begin, has_more = first, False
+        begin = first
         groups = [list(group) for _, group in itertools.groupby(rows, key=moment_of)]
         for index, group in enumerate(groups):
+            if begin + len(found) >= offset + self.size:
+                return self._cut(found[offset - begin :], has_more=True)
             is_cut = index == len(groups) - 1 and not is_end
-            if is_cut and len(found) - max(offset - begin, 0) >= self.size:
-                # The page is full before this moment, which the next one reads.
-                has_more = True
-                break
             if index == 0 and (len(group) > 1 or is_cut):
                 whole = yield from self._whole(moment_of(group[0]), group)
                 begin = first + len(group) - len(whole)
@@ -153,7 +156,7 @@ class Pager:
             if timeless:
                 total = first + len(rows) if rows else (yield from self._total(first))
                 found += timeless[max(offset - total, 0) :]
-        return self._cut(found, has_more=has_more)
+        return self._cut(found)
 
     def _cut(self, found: list[WorkflowRow], *, has_more: bool = False) -> Page:
         rows, rest = found[: self.size], found[self.size :]
