@@ -35,8 +35,9 @@ from django.db import connection  # noqa: E402
 
 from apps.registry.models import Application, Organization  # noqa: E402
 from apps.workflows import selectors  # noqa: E402
+from apps.workflows.live.order import Position  # noqa: E402
 from apps.workflows.models import WorkflowSnapshot  # noqa: E402
-from apps.workflows.selectors import Cursor, Filters  # noqa: E402
+from apps.workflows.selectors import Filters  # noqa: E402
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 READS = 40
@@ -215,10 +216,10 @@ def report(application: Application, count: int) -> None:
     unindexed = []
     for name, filters in measured(count).items():
         found = selectors.snapshots_matching(application, filters)
-        page = found.order_by("-created_at", "-id")
-        known = list(page[:2_000].values_list("created_at", "pk"))
-        cursor = Cursor(known[-1][0], pk=known[-1][1]) if known else None
-        deep = selectors.older_than(found, cursor).order_by("-created_at", "-id")
+        page = selectors.newest_first(found)
+        known = list(page[:2_000].values_list("created_at", "workflow_id"))
+        cursor = Position(*known[-1]) if known else None
+        deep = selectors.newest_first(selectors.older_than(found, cursor))
         capped = found.order_by()[: selectors.COUNT_LIMIT + 1]
         floor, *reads = p50_ms(
             lambda: list(one.all()),

@@ -11,8 +11,9 @@ from django.core.exceptions import ValidationError
 
 from apps import errors
 from apps.registry.forms import StyledForm
+from apps.workflows.live.order import Position
 from apps.workflows.models import STATUSES
-from apps.workflows.selectors import Cursor, Filters
+from apps.workflows.selectors import Filters
 from apps.workflows.services.commands import ID_CHARS_LIMIT
 
 EARLIEST = datetime(1970, 1, 2, tzinfo=UTC)
@@ -45,10 +46,10 @@ class MomentField(forms.DateTimeField):
 class CursorField(forms.CharField):
     """Where the page begins."""
 
-    def clean(self, value: Any) -> Cursor | None:
+    def clean(self, value: Any) -> Position | None:
         text = super().clean(value)
         try:
-            return Cursor.parse(text) if text else None
+            return Position.parse(text) if text else None
         except errors.InvalidInput as exc:
             raise ValidationError(exc.message) from exc
 
@@ -68,7 +69,9 @@ class FilterForm(forms.Form):
     version = forms.CharField(max_length=255, required=False, strip=False)
     created_from = MomentField(required=False)
     created_to = MomentField(required=False)
-    cursor = CursorField(label="Page", max_length=40, required=False)
+    cursor = CursorField(
+        label="Page", max_length=ID_CHARS_LIMIT + 20, required=False, strip=False
+    )
 
     def clean(self) -> dict[str, Any]:
         data = self.cleaned_data

@@ -1,30 +1,25 @@
-"""Searching the workflows that live executors know, page by page.
-
-Executors order by the moment of creation only, and leave the order within a moment
-open. So a page begins at the last moment of the page before, and what was read of that
-moment already is left out by its id: nothing comes twice, nothing is missed.
-"""
+"""Searching the workflows that live executors know, page by page, for the HTTP API."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from datetime import datetime
+from dataclasses import dataclass, replace
 
 from apps import errors
-from apps.executors import gateway
 from apps.executors.protocol import codec, messages
 from apps.executors.protocol.rows import WorkflowRow
 from apps.registry.models import Application
+from apps.workflows.live import asking
+from apps.workflows.live.order import Position
+from apps.workflows.live.pager import Page as LivePage
+from apps.workflows.live.pager import Pager
 from apps.workflows.models import UNFINISHED
 
 PAGE = 500
 # Payloads may be large, and an answer travels in one piece.
 PAGE_WITH_PAYLOADS = 50
 PAGE_SECS = 24.0
-# Of workflows of one and the same millisecond, so many can be paged through.
-TIES_LIMIT = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +35,12 @@ class Search:
 class Place:
     """Where the next page begins. The same object is the same place."""
 
+    # How many are still to be left out, and how many still wanted.
     offset: int
     limit: int | None
-    moment: datetime | None = None
-    # Those of this moment that are behind us.
-    seen: frozenset[str] = frozenset()
+    position: Position | None = None
+    # What follows the position and was read already.
+    held: Sequence[WorkflowRow] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,21 +60,80 @@ async def read_page(
     executor's SDK does not know and that its rows do not tell either; ExecutorTimeout
     where no first page was found in time.
     """
-    pager = _Pager(application, _queues_told(search.filters))
-    if place is None:
-        if search.limit is not None and search.limit <= pager.size:
-            rows = await pager.read_at_once(search)
-            if rows is not None:
-                return Page(rows, None)
-        place = Place(search.offset, search.limit)
-        page = await pager.read_from(place)
-        if not page.rows and page.next is not None:
-            raise errors.ExecutorTimeout(
-                f"Nothing was found within {PAGE_SECS:g} s, and the search is not over:"
-                " narrow it by startTime and endTime."
+    reader = _Reader(application, search, time.monotonic() + PAGE_SECS)
+    page = await reader.read(place or Place(search.offset, search.limit))
+    if place is None and not page.rows and page.next is not None:
+        raise errors.ExecutorTimeout(
+            f"Nothing was found within {PAGE_SECS:g} s, and the search is not over: "
+            "narrow it by startTime and endTime."
+        )
+    return page
+
+
+@dataclass(slots=True)
+class _Reader:
+    application: Application
+    search: Search
+    deadline: float
+
+    async def read(self, place: Place) -> Page:
+        filters = self.search.filters
+        size = PAGE
+        if filters.load_input or filters.load_output:
+            size = PAGE_WITH_PAYLOADS
+        if place.limit is not None:
+            size = min(size, place.limit)
+        offset, page = await self._read_live(place, size)
+        rows = list(page.rows)
+        left = None if place.limit is None else place.limit - len(rows)
+        if filters.load_input or filters.load_output:
+            rows = await self._with_payloads(rows)
+        if page.next is None or left == 0:
+            return Page(rows, None)
+        return Page(rows, Place(offset, left, page.next, page.held))
+
+    async def _read_live(self, place: Place, size: int) -> tuple[int, LivePage]:
+        """Return the page, and how many are still to be left out after it."""
+        pager = Pager(_without_payloads(self.search.filters), size, self.deadline, PAGE)
+        if len(place.held) > size:
+            rows, rest = place.held[:size], place.held[size:]
+            return 0, LivePage(rows, Position.of(rows[-1]), rest)
+        offset, position = place.offset, place.position
+        if offset and position is None:
+            counted = await self._put(pager.at(offset))
+            if counted is not None:
+                return 0, counted
+        while True:
+            # What is left out is read in the same pages.
+            pager.size = PAGE if offset else size
+            page = await self._put(pager.after(position))
+            skipped = min(offset, len(page.rows))
+            offset -= skipped
+            rows, rest = page.rows[skipped:][:size], page.rows[skipped:][size:]
+            if rows and rest:
+                return offset, LivePage(rows, Position.of(rows[-1]), rest)
+            if rows or page.next is None or time.monotonic() > self.deadline:
+                return offset, replace(page, rows=rows)
+            position = page.next
+
+    async def _put(self, reading: asking.Reading[asking.T]) -> asking.T:
+        return await asking.aread(self.application, reading, self.deadline)
+
+    async def _with_payloads(self, rows: list[WorkflowRow]) -> list[WorkflowRow]:
+        """Read the rows again with their payloads, by their ids. What meanwhile went,
+        or does not pass any more, is left out."""
+        full: dict[str, WorkflowRow] = {}
+        for ids in codec.id_parts([row.workflow_id for row in rows]):
+            request = replace(
+                _queues_told(self.search.filters), workflow_uuids=ids, limit=len(ids)
             )
-        return page
-    return await pager.read_from(place)
+            answer = await asking.aask(self.application, request, self.deadline)
+            full |= {row.workflow_id: row for row in answer.passing}
+        return [full[row.workflow_id] for row in rows if row.workflow_id in full]
+
+
+def _without_payloads(filters: messages.ListWorkflows) -> messages.ListWorkflows:
+    return replace(_queues_told(filters), load_input=False, load_output=False)
 
 
 def _queues_told(filters: messages.ListWorkflows) -> messages.ListWorkflows:
@@ -86,95 +141,3 @@ def _queues_told(filters: messages.ListWorkflows) -> messages.ListWorkflows:
     if filters.queues_only and not filters.status:
         return replace(filters, status=UNFINISHED)
     return filters
-
-
-@dataclass(slots=True)
-class _Pager:
-    application: Application
-    filters: messages.ListWorkflows
-    deadline: float = field(default_factory=lambda: time.monotonic() + PAGE_SECS)
-
-    @property
-    def size(self) -> int:
-        has_payloads = self.filters.load_input or self.filters.load_output
-        return PAGE_WITH_PAYLOADS if has_payloads else PAGE
-
-    async def read_at_once(self, search: Search) -> list[WorkflowRow] | None:
-        """Have the executor count limit and offset; None where it ignores a filter,
-        and so counts too much."""
-        request = replace(self.filters, limit=search.limit, offset=search.offset)
-        rows, passing = await self._ask(request)
-        return rows if passing is None else None
-
-    async def read_from(self, place: Place) -> Page:
-        size = self.size
-        wanted = size if place.limit is None else min(size, place.limit)
-        offset, moment, seen = place.offset, place.moment, set(place.seen)
-        found: list[WorkflowRow] = []
-        is_last = False
-        while len(found) < wanted and not is_last and time.monotonic() < self.deadline:
-            asked = size + len(seen)
-            rows, passing = await self._ask(self._request(moment, asked))
-            fresh = [row for row in rows if row.workflow_id not in seen]
-            is_last = len(rows) < asked or not fresh
-            for row in fresh:
-                if self._is_beyond(row, moment):
-                    moment = row.created_at
-                    seen.clear()
-                seen.add(row.workflow_id)
-                if passing is not None and id(row) not in passing:
-                    continue
-                if offset:
-                    offset -= 1
-                    continue
-                found.append(row)
-                if len(found) == wanted:
-                    is_last = is_last and row is fresh[-1]
-                    break
-            if len(seen) > TIES_LIMIT:
-                raise errors.ProtocolError(
-                    f"More than {TIES_LIMIT:,} workflows were created in one "
-                    "millisecond; these cannot be paged through."
-                )
-        left = None if place.limit is None else place.limit - len(found)
-        if is_last or left == 0:
-            return Page(found, None)
-        return Page(found, Place(offset, left, moment, frozenset(seen)))
-
-    def _is_beyond(self, row: WorkflowRow, moment: datetime | None) -> bool:
-        if row.created_at is None or moment is None:
-            return row.created_at is not None
-        if self.filters.sort_desc:
-            return row.created_at < moment
-        return row.created_at > moment
-
-    def _request(self, moment: datetime | None, limit: int) -> messages.ListWorkflows:
-        request = replace(self.filters, limit=limit)
-        if moment is None:
-            return request
-        if request.sort_desc:
-            return replace(request, end_time=moment)
-        return replace(request, start_time=moment)
-
-    async def _ask(
-        self, request: messages.ListWorkflows
-    ) -> tuple[list[WorkflowRow], set[int] | None]:
-        """Return the rows, and which of them pass (by identity); None if all do."""
-        told = request
-        is_queues_ours = request.queues_only and not set(request.status) <= set(
-            UNFINISHED
-        )
-        if is_queues_ours:
-            # TypeScript's SDK has only unfinished ones of queues, whatever is asked.
-            told = replace(request, queues_only=None)
-        answer = await gateway.aanswer(
-            self.application, told, timeout_s=max(self.deadline - time.monotonic(), 0.5)
-        )
-        rows: list[WorkflowRow] = answer.reply.output[: request.limit]
-        ignored = codec.ignored_filters(told, answer.by.peer)
-        if not ignored and not is_queues_ours:
-            return rows, None
-        passing = codec.refilter(told, answer.by.peer, rows)
-        if is_queues_ours:
-            passing = [row for row in passing if row.queue_name]
-        return rows, {id(row) for row in passing}

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any
 
 from django.db.models import Q, QuerySet
@@ -19,10 +18,12 @@ from apps.executors.protocol.rows import (
     EventRow,
     NotificationRow,
     StepRow,
-    WorkflowRow,
 )
 from apps.htmx import COUNT_LIMIT
 from apps.registry.models import Application
+from apps.workflows.live import asking
+from apps.workflows.live.order import EPOCH, Position
+from apps.workflows.live.pager import Pager
 from apps.workflows.models import SnapshotSync, WorkflowSnapshot
 from apps.workflows.services import snapshots
 
@@ -32,12 +33,6 @@ READ_BUDGET_S = 10.0
 # Where an SDK ignores a filter, so many workflows are read at a time, and so often.
 SEARCH_BATCH = 250
 SEARCH_ASKS = 8
-# How many workflows of one and the same moment can be paged through.
-TIES_LIMIT = 100_000
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-# Seventeen digits of microseconds stay within what a datetime holds.
-_CURSOR = re.compile(r"([0-9]{1,17})(?:-([0-9]{1,6})|_([0-9]{1,18}))")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,32 +45,6 @@ class Filters:
     version: str = ""
     created_from: datetime | None = None
     created_to: datetime | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Cursor:
-    """Where a page begins, counted from the newest: at a moment, after some of it.
-
-    Executors order by the moment only, so after how many; snapshots have a key.
-    """
-
-    created_at: datetime
-    skip: int = 0
-    pk: int | None = None
-
-    @classmethod
-    def parse(cls, text: str) -> Cursor:
-        """Raises: InvalidInput."""
-        found = _CURSOR.fullmatch(text)
-        if found is None:
-            raise errors.InvalidInput("This link to a page is not complete.")
-        created_at = _EPOCH + timedelta(microseconds=int(found[1]))
-        return cls(created_at, int(found[2] or 0), int(found[3]) if found[3] else None)
-
-    def __str__(self) -> str:
-        micros = (self.created_at - _EPOCH) // timedelta(microseconds=1)
-        key = f"-{self.skip}" if self.pk is None else f"_{self.pk}"
-        return f"{micros}{key}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +63,7 @@ class WorkflowPage:
     else when it was last known; `reason` says why no executor's answer is shown."""
 
     rows: Sequence[Any]
-    next: Cursor | None
+    next: Position | None
     count: Count | None = None
     as_of: datetime | None = None
     is_live: bool = True
@@ -129,99 +98,45 @@ class WorkflowDetail:
 
 
 def list_workflows(
-    *, application: Application, filters: Filters, cursor: Cursor | None = None
+    *, application: Application, filters: Filters, cursor: Position | None = None
 ) -> WorkflowPage:
     """One page. Live lists are written through to the snapshots."""
-    search = _Search(application, filters, cursor)
+    deadline = time.monotonic() + READ_BUDGET_S
+    pager = Pager(_request(filters), PAGE, deadline, SEARCH_BATCH, SEARCH_ASKS)
     try:
-        search.run()
+        page = asking.read(application, pager.after(cursor), deadline)
     except errors.ConductorError as exc:
         return _snapshot_page(application, filters, cursor, exc.message)
-    snapshots.remember(application=application, rows=search.read)
-    if cursor is None and search.next is None:
-        count: Count | None = Count(len(search.rows), is_exact=True)
-    else:
-        count = _count(application, filters)
+    snapshots.remember(application=application, rows=page.rows)
+    is_all = cursor is None and page.next is None
     return WorkflowPage(
-        search.rows,
-        search.next,
-        count,
-        searched=len(search.read) if search.is_unfinished else None,
+        page.rows,
+        page.next,
+        Count(len(page.rows), is_exact=True) if is_all else None,
+        searched=page.searched if page.is_unfinished else None,
     )
 
 
-@dataclass(slots=True)
-class _Search:
-    """Reads on until the page is full, the list is at its end, or enough was read.
-
-    Most pages take one question. More where the SDK ignores a filter: each answer is
-    filtered for the version that gave it.
-    """
-
-    application: Application
-    filters: Filters
-    cursor: Cursor | None
-    rows: list[WorkflowRow] = field(default_factory=list)
-    read: list[WorkflowRow] = field(default_factory=list)
-    next: Cursor | None = None
-    is_unfinished: bool = False
-
-    def run(self) -> None:
-        deadline = time.monotonic() + READ_BUDGET_S
-        place = self.cursor and Cursor(self.cursor.created_at, self.cursor.skip)
-        limit = PAGE + 1
-        for _ in range(SEARCH_ASKS):
-            request = self._request(place, limit)
-            left = max(deadline - time.monotonic(), 0.5)
-            answer = gateway.answer(self.application, request, timeout_s=left)
-            rows: list[WorkflowRow] = answer.reply.output[:limit]
-            passing = {id(row) for row in codec.refilter(request, answer.by.peer, rows)}
-            for row in rows:
-                if len(self.rows) == PAGE:
-                    self.next = place
-                    return
-                place = _after(place, row)
-                self.read.append(row)
-                if id(row) in passing and row.workflow_id:
-                    self.rows.append(row)
-            if len(rows) < limit or (place is not None and place.skip > TIES_LIMIT):
-                return
-            limit = SEARCH_BATCH
-        self.next, self.is_unfinished = place, len(self.rows) < PAGE
-
-    def _request(self, place: Cursor | None, limit: int) -> messages.ListWorkflows:
-        filters = self.filters
-        until = [filters.created_to, place.created_at if place else None]
-        return messages.ListWorkflows(
-            status=filters.status,
-            workflow_name=(filters.name,) if filters.name else (),
-            workflow_id_prefix=(filters.id_prefix,) if filters.id_prefix else (),
-            application_version=(filters.version,) if filters.version else (),
-            start_time=filters.created_from,
-            end_time=min((one for one in until if one is not None), default=None),
-            limit=limit,
-            offset=place.skip if place else 0,
-            sort_desc=True,
-        )
-
-
-def _after(place: Cursor | None, row: WorkflowRow) -> Cursor | None:
-    created_at = row.created_at
-    if place is None:
-        return Cursor(created_at, 1) if created_at is not None else None
-    if created_at is None or created_at == place.created_at:
-        return Cursor(place.created_at, place.skip + 1)
-    return Cursor(created_at, 1)
+def _request(filters: Filters) -> messages.ListWorkflows:
+    return messages.ListWorkflows(
+        status=filters.status,
+        workflow_name=(filters.name,) if filters.name else (),
+        workflow_id_prefix=(filters.id_prefix,) if filters.id_prefix else (),
+        application_version=(filters.version,) if filters.version else (),
+        start_time=filters.created_from,
+        end_time=filters.created_to,
+        sort_desc=True,
+    )
 
 
 def _snapshot_page(
-    application: Application, filters: Filters, cursor: Cursor | None, reason: str
+    application: Application, filters: Filters, cursor: Position | None, reason: str
 ) -> WorkflowPage:
     if application.private_mode:
         reason += " The application is in private mode: nothing is kept about it."
         return WorkflowPage([], None, is_live=False, reason=reason)
     found = snapshots_matching(application, filters)
-    page = list(older_than(found, cursor).order_by("-created_at", "-id")[: PAGE + 1])
+    page = list(newest_first(older_than(found, cursor))[: PAGE + 1])
     rows = page[:PAGE]
     sync = SnapshotSync.objects.filter(application=application).first()
     as_of = sync.last_synced_at if sync else None
@@ -229,7 +144,9 @@ def _snapshot_page(
         as_of = max(row.seen_at for row in rows)
     return WorkflowPage(
         rows,
-        Cursor(rows[-1].created_at, pk=rows[-1].pk) if len(page) > PAGE else None,
+        Position(rows[-1].created_at, rows[-1].workflow_id)
+        if len(page) > PAGE
+        else None,
         _count(application, filters),
         as_of,
         is_live=False,
@@ -259,21 +176,26 @@ def snapshots_matching(
     if filters.created_from is not None:
         found = found.filter(created_at__gte=filters.created_from)
     if filters.created_to is not None:
-        found = found.filter(created_at__lte=filters.created_to)
+        # What has no creation time is not of any time.
+        found = found.filter(created_at__lte=filters.created_to, created_at__gt=EPOCH)
     return found
 
 
+def newest_first(found: QuerySet[WorkflowSnapshot]) -> QuerySet[WorkflowSnapshot]:
+    """In the order of `live.order`: the column's collation is by code points."""
+    return found.order_by("-created_at", "workflow_id")
+
+
 def older_than(
-    found: QuerySet[WorkflowSnapshot], cursor: Cursor | None
+    found: QuerySet[WorkflowSnapshot], cursor: Position | None
 ) -> QuerySet[WorkflowSnapshot]:
     """What comes after a cursor. The redundant first bound is what lets the planner
-    begin there. A live list's cursor has no key: its whole moment is shown again."""
+    begin there."""
     if cursor is None:
         return found
-    found = found.filter(created_at__lte=cursor.created_at)
-    if cursor.pk is None:
-        return found
-    return found.filter(Q(created_at__lt=cursor.created_at) | Q(pk__lt=cursor.pk))
+    return found.filter(created_at__lte=cursor.created_at).filter(
+        Q(created_at__lt=cursor.created_at) | Q(workflow_id__gt=cursor.workflow_id)
+    )
 
 
 def _count(application: Application, filters: Filters) -> Count | None:

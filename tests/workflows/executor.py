@@ -130,7 +130,7 @@ class ScriptedExecutor:
         rows = [row for row in self.workflows.values() if self._passes(row, body)]
         # Ties stay as they were made, whichever way the list goes.
         sign = -1 if body["sort_desc"] else 1
-        rows.sort(key=lambda row: sign * int(row["CreatedAt"]))
+        rows.sort(key=lambda row: sign * int(row["CreatedAt"] or 0))
         rows = rows[body["offset"] or 0 :]
         return {"output": rows[: body["limit"]] if body["limit"] else rows}
 
@@ -144,6 +144,8 @@ class ScriptedExecutor:
         prefix = body.get("workflow_id_prefix")
         if prefix and self._knows(2, 9) and not row["WorkflowUUID"].startswith(prefix):
             return False
+        if row["CreatedAt"] is None:
+            return body["start_time"] is None and body["end_time"] is None
         created_ms = int(row["CreatedAt"])
         return _ms(body["start_time"], 0) <= created_ms <= _ms(body["end_time"], 2**60)
 

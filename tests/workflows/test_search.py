@@ -53,7 +53,8 @@ class Executor:
         await asyncio.sleep(0)
         found = [row for row in self.rows if self._passes(row, request)]
         random.shuffle(found)
-        found.sort(key=lambda row: row.created_at or NOON, reverse=request.sort_desc)
+        last = NOON + timedelta(days=1)
+        found.sort(key=lambda row: row.created_at or last, reverse=request.sort_desc)
         found = found[request.offset or 0 :]
         reply = WorkflowsReply(None, found[: request.limit])
         return Answer(reply, Target("x1", "v1", "c1", "i1", self.peer))
@@ -67,7 +68,11 @@ class Executor:
         several = len(request.status) > 1 and self.peer is OLD
         if request.status and not several and row.status not in request.status:
             return False
-        at = row.created_at or NOON
+        if request.workflow_uuids and row.workflow_id not in request.workflow_uuids:
+            return False
+        at = row.created_at
+        if at is None:
+            return request.start_time is None and request.end_time is None
         begin, end = request.start_time or at, request.end_time or at
         return begin <= at <= end
 
@@ -145,7 +150,8 @@ def test_a_bounded_search_is_one_question(executor: Executor) -> None:
     found(Search(ListWorkflows(), 10, 20))
 
     (asked,) = executor.asked
-    assert (asked.limit, asked.offset) == (10, 20)
+    # One more on either side.
+    assert (asked.limit, asked.offset) == (12, 19)
 
 
 def test_pages_are_bounded_and_smaller_with_payloads(executor: Executor) -> None:
@@ -206,8 +212,29 @@ def test_a_search_that_finds_nothing_in_time_says_so(
         found(Search(ListWorkflows(queue_name=("fast",))))
 
 
-def test_rows_without_a_moment_do_not_stop_the_list(executor: Executor) -> None:
+@pytest.mark.parametrize("desc", [True, False])
+def test_rows_without_a_moment_come_last(executor: Executor, desc: bool) -> None:
     executor.add(25)
     executor.rows[3] = WorkflowRow("odd", "SUCCESS")
 
-    assert len(found(Search(ListWorkflows()))) == 25
+    rows = found(Search(ListWorkflows(sort_desc=desc)))
+
+    assert len(rows) == 25
+    assert rows[-1].workflow_id == "odd"
+
+
+@pytest.mark.parametrize("payloads", [True, False])
+def test_offsets_page_through_a_crowded_moment(
+    executor: Executor, payloads: bool
+) -> None:
+    """Before: of 120 of one moment by 10, dozens never came."""
+    executor.add(120, every_ms=1_000)
+    filters = ListWorkflows(sort_desc=True, load_output=payloads)
+
+    rows = [
+        row
+        for offset in range(0, 120, 10)
+        for row in found(Search(filters, 10, offset))
+    ]
+
+    assert len({row.workflow_id for row in rows}) == len(rows) == 120

@@ -12,6 +12,7 @@ from django.db import connections
 
 from apps.executors.protocol.rows import WorkflowRow
 from apps.registry.models import Application
+from apps.workflows.live.order import EPOCH
 from apps.workflows.models import WorkflowSnapshot
 from apps.workflows.services import snapshots
 from tests.workflows.conftest import World, make_world
@@ -101,7 +102,6 @@ def test_what_cannot_be_kept_spoils_nothing(world: World) -> None:
         row("x" * 2049),
         row(""),
         row("lost\ufffdcharacter"),
-        row("no time", created_at=None),
         row("good", name="n" * 9_000, attributes="a" * 10**6, priority=10**30),
     ]
 
@@ -110,6 +110,15 @@ def test_what_cannot_be_kept_spoils_nothing(world: World) -> None:
     stored = WorkflowSnapshot.objects.get()
     assert stored.workflow_id == "good"
     assert (len(stored.name), len(stored.attributes)) == (255, 10_000)
+
+
+def test_what_has_no_creation_time_is_kept_as_the_oldest(world: World) -> None:
+    """Before, it was dropped."""
+    snapshots.remember(
+        application=world.application, rows=[row("timeless", created_at=None)]
+    )
+
+    assert WorkflowSnapshot.objects.get().created_at == EPOCH
 
 
 def test_longest_kept_id_fits_every_index(world: World) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 Record = dict[str, Any]
@@ -16,6 +16,7 @@ Record = dict[str, Any]
 # Beyond what any clock writes; keeps `datetime` from overflowing.
 _MAX_MS = 253_402_300_799_000
 _INT64 = 2**63
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def text(value: object) -> str | None:
@@ -55,7 +56,8 @@ def time_ms(value: object) -> datetime | None:
     ms = integer(value)
     if ms is None or not 0 <= ms <= _MAX_MS:
         return None
-    return datetime.fromtimestamp(ms / 1000, UTC)
+    # Exact, unlike a division: a moment is asked for as it was told.
+    return _EPOCH + timedelta(milliseconds=ms)
 
 
 def time_iso(value: object) -> datetime | None:

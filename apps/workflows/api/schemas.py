@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from pydantic import Field
+
 from apps.api import Int32, Int64, Output, Time, omitted
 from apps.executors.protocol import rows
+from apps.workflows.live.order import moment_of
 
 INT32_MAX = 2**31 - 1
 
@@ -39,7 +42,7 @@ class Workflow(Output):
     timeout_ms: Int64 | None
     deadline: Time | None
     delay_until: Time | None
-    created_at: Time
+    created_at: Time = Field(description="1970 where the executor names none.")
     updated_at: Time
     dequeued_at: Time | None
     completed_at: Time | None
@@ -130,8 +133,8 @@ def workflows(
             timeout_ms=row.timeout_ms,
             deadline=row.deadline_at,
             delay_until=row.delay_until,
-            created_at=row.created_at,
-            updated_at=row.updated_at or row.created_at,
+            created_at=moment_of(row),
+            updated_at=row.updated_at or moment_of(row),
             dequeued_at=row.dequeued_at,
             completed_at=row.completed_at,
             forked_from=row.forked_from,
@@ -140,7 +143,7 @@ def workflows(
             schedule_name=row.schedule_name,
         )
         for row in found
-        if row.workflow_id and row.created_at is not None
+        if row.workflow_id
     ]
 
 

@@ -14,6 +14,7 @@ from apps.executors import clock
 from apps.executors.protocol.rows import WorkflowRow
 from apps.executors.untrusted import storable_text
 from apps.registry.models import Application
+from apps.workflows.live.order import moment_of
 from apps.workflows.models import WorkflowSnapshot
 
 # PostgreSQL indexes no value beyond a third of a page; longer ids are not kept.
@@ -111,13 +112,12 @@ def forget_private(*, limit: int) -> int:
 
 
 def _can_be_kept(row: WorkflowRow) -> bool:
-    """Whether a row can be found again by its id, and has its place in the order.
+    """Whether a row can be found again by its id.
 
     A replacement character stands for what no database stores: the id is not that.
     """
     return (
         bool(row.workflow_id)
-        and row.created_at is not None
         and "\N{REPLACEMENT CHARACTER}" not in row.workflow_id
         and len(row.workflow_id.encode()) <= ID_LIMIT_BYTES
     )
@@ -166,7 +166,7 @@ def _write(application: Application, changed: list[WorkflowSnapshot]) -> None:
 def _snapshot(
     application: Application, row: WorkflowRow, now: datetime
 ) -> WorkflowSnapshot:
-    created_at = row.created_at or now
+    created_at = moment_of(row)
     return WorkflowSnapshot(
         application=application,
         workflow_id=row.workflow_id,

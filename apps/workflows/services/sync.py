@@ -223,9 +223,10 @@ def _patrol(run: Run, now: datetime) -> list[str]:
             )
         )
         is_end = len(rows) < PAGE
-        if sync.newer_than is None and rows and rows[0].created_at is not None:
+        newest_at = next((r.created_at for r in rows if r.created_at is not None), None)
+        if sync.newer_than is None and newest_at is not None:
             # The very first page: from here on the new, by the application's own clock.
-            _look_back(sync, min(rows[0].created_at, now))
+            _look_back(sync, min(newest_at, now))
         oldest, skip = _advance((newest or now, sync.older_skip), rows)
         known = WorkflowSnapshot.objects.filter(application=run.application)
         if newest is not None:
@@ -251,7 +252,9 @@ def _advance(
     """The place after `rows`, which begin at `place`."""
     moment, skip = place
     for row in rows:
-        if row.created_at is None or row.created_at == moment:
+        if row.created_at is None:
+            continue  # Where a time is asked for, databases leave it out.
+        if row.created_at == moment:
             skip += 1
         else:
             moment, skip = row.created_at, 1

@@ -9,6 +9,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from apps.executors.protocol.rows import StepRow
+from apps.workflows.live.order import EPOCH
 from apps.workflows.selectors import WorkflowDetail
 
 register = template.Library()
@@ -90,3 +91,9 @@ def step_bar(detail: WorkflowDetail, step: StepRow) -> SafeString | str:
 
 def _seconds(start: datetime, end: datetime) -> float:
     return max((end - start).total_seconds(), 0.0)
+
+
+@register.filter
+def known_moment(moment: datetime | None) -> datetime | None:
+    """Make nothing of the moment that stands for an unknown creation time."""
+    return None if moment == EPOCH else moment
