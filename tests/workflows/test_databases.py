@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import html
+import re
 from datetime import timedelta
+from urllib.parse import urljoin
 
 import pytest
 
@@ -258,6 +261,24 @@ def test_a_command_for_a_database_that_is_gone_is_sent_to_nobody(
     client.post(f"{served.world.url}w1/cancel/")
 
     assert production.count("cancel") == 0
+
+
+def test_every_choice_leads_to_a_page(served: Served, browser: Browser) -> None:
+    served.connect("p1", rows=[pending("w1", "p1")], versions=("a",))
+    served.connect("s1", rows=[pending("w2", "s1")], versions=("b",))
+    client = browser(served.world.alice)
+    bulk = "/orgs/acme/apps/orders/workflows-bulk/cancel/"
+    # An answer to a form, whose address takes nothing else, and a page of a workflow
+    # that only one of them has.
+    pages = [
+        (bulk, client.post(bulk, {"id": ["w1"]})),
+        (f"{served.world.url}w1/", client.get(f"{served.world.url}w1/")),
+    ]
+    for path, answer in pages:
+        links = re.findall(r'href="([^"]*database=db-[^"]*)"', answer.content.decode())
+        assert len(links) == 2, path
+        for link in links:
+            assert client.get(urljoin(path, html.unescape(link))).status_code == 200
 
 
 def test_the_ledger_names_the_database_of_the_dead_executor(
