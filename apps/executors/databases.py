@@ -166,7 +166,14 @@ class Present:
     healthy: int
     # Connected, or gone for less than the executor timeout.
     alive: int
+    # These, and those that are dead.
+    total: int
     executor_ids: tuple[str, ...] = ()
+
+    @property
+    def unnamed(self) -> int:
+        """How many executors there are besides those that are named."""
+        return max(self.total - len(self.executor_ids), 0)
 
 
 def list_present(application: Application) -> list[Present]:
@@ -193,6 +200,7 @@ def list_present(application: Application) -> list[Present]:
             labels[key],
             counts.get(states.HEALTHY, 0),
             counts.get(states.HEALTHY, 0) + counts.get(states.DISCONNECTED, 0),
+            sum(counts.values()),
         )
         for key, counts in sorted(groups.items(), key=lambda g: (g[0] == UNKNOWN, g[0]))
     ]
@@ -226,8 +234,9 @@ def default_of(present: Sequence[Present]) -> Present | None:
 def with_executors(
     application: Application, present: Sequence[Present]
 ) -> list[Present]:
-    """Return them with the ids of some of their executors. Queries: one for each."""
-    rows = Executor.objects.filter(application=application).order_by("pk")
+    """Return them with the ids of some of their executors, the healthy ones first.
+    Queries: one for each."""
+    rows = Executor.objects.filter(application=application).order_by("-state", "pk")
     return [
         replace(
             one,

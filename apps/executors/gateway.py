@@ -304,7 +304,7 @@ def _refuse_to_guess(application: Application) -> None:
         labels = ", ".join(one.label for one in present)
         raise errors.DatabaseNotChosen(
             f"{application.name} works on several databases under one name: {labels}. "
-            "Say which one is meant by the query parameter database.",
+            "Choose one first; in the API, by the query parameter database.",
             databases=[one.label for one in present],
         )
 

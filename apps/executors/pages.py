@@ -173,6 +173,12 @@ class ExecutorsPage:
     hints: tuple[str, ...]
     only_version: str | None
 
+    @property
+    def has_several_databases(self) -> bool:
+        """Whether the executors that are listed work on more than one database."""
+        listed = (executor for group in self.groups for executor in group.executors)
+        return len({executor.database_id for executor in listed}) > 1
+
 
 def executors_by_version(
     application: Application, only_version: str | None = None
@@ -220,9 +226,15 @@ def _first_of_each_version(
         executors = executors.filter(application_version=only_version)
         limit = EXECUTORS_OF_ONE_VERSION
     order = (F("state").desc(), F("executor_id").asc())
-    return executors.annotate(
-        place=Window(RowNumber(), partition_by=F("application_version"), order_by=order)
-    ).filter(place__lte=limit)
+    return (
+        executors.select_related("database")
+        .annotate(
+            place=Window(
+                RowNumber(), partition_by=F("application_version"), order_by=order
+            )
+        )
+        .filter(place__lte=limit)
+    )
 
 
 def _hints(
@@ -267,13 +279,15 @@ class RecoveryPage:
     rows: tuple[Recovery, ...]
     next_cursor: str
     has_open: bool
+    # Whether it matters which database each of them worked on.
+    has_several_databases: bool
 
 
 def list_recoveries(
     application: Application, *, state: str, cursor: int | None
 ) -> RecoveryPage:
     """One page of the ledger, newest first; `state` empty for all."""
-    found = application.recoveries.order_by("-id")
+    found = application.recoveries.select_related("database").order_by("-id")
     if state:
         found = found.filter(state=state)
     if cursor is not None:
@@ -284,6 +298,7 @@ def list_recoveries(
         rows=tuple(rows),
         next_cursor=str(rows[-1].pk) if more else "",
         has_open=any(row.state in Recovery.OPEN for row in rows),
+        has_several_databases=application.system_databases.all()[:2].count() > 1,
     )
 
 

@@ -194,7 +194,8 @@ def recovery_retry(request: HttpRequest, org: str, app: str, pk: int) -> HttpRes
 
 
 def _get_recovery(application: Application, pk: int) -> Recovery:
-    entry = application.recoveries.select_related("application").filter(pk=pk).first()
+    rows = application.recoveries.select_related("application", "database")
+    entry = rows.filter(pk=pk).first()
     if entry is None:
         raise errors.NotFound("There is no such recovery.")
     return entry

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import html
+import re
 from datetime import timedelta
+from urllib.parse import urljoin
 
 import pytest
 
@@ -228,3 +231,75 @@ def test_every_page_says_it_and_keeps_the_choice(
 
     client.post(f"{served.world.url}w2/cancel/")
     assert (production.count("cancel"), staging.count("cancel")) == (0, 1)
+
+
+def test_settings_take_the_choice_and_keep_it(served: Served, browser: Browser) -> None:
+    served.connect("p1", versions=("a",))
+    served.connect("s1", versions=("b",))
+    label = Executor.objects.get(executor_id="s1").database
+    client = browser(served.world.alice)
+    settings = "/orgs/acme/apps/orders/settings/"
+
+    client.get(settings, {"database": str(label)})
+
+    page = client.get(served.world.url).content.decode()
+    assert f'database <span class="mono">{label}</span>, and commands' in page
+
+
+def test_a_command_for_a_database_that_is_gone_is_sent_to_nobody(
+    served: Served, browser: Browser
+) -> None:
+    production = served.connect("p1", rows=[pending("w1", "p1")], versions=("a",))
+    served.connect("s1", rows=[pending("w1", "s1")], versions=("b",))
+    lost = Executor.objects.filter(executor_id="s1")
+    label = lost.get().database
+    client = browser(served.world.alice)
+    client.get(served.world.url, {"database": str(label)})
+    lost.delete()
+    gateway.forget(served.application.pk)
+
+    client.post(f"{served.world.url}w1/cancel/")
+
+    assert production.count("cancel") == 0
+
+
+def test_every_choice_leads_to_a_page(served: Served, browser: Browser) -> None:
+    served.connect("p1", rows=[pending("w1", "p1")], versions=("a",))
+    served.connect("s1", rows=[pending("w2", "s1")], versions=("b",))
+    client = browser(served.world.alice)
+    bulk = "/orgs/acme/apps/orders/workflows-bulk/cancel/"
+    # An answer to a form, whose address takes nothing else, and a page of a workflow
+    # that only one of them has.
+    pages = [
+        (bulk, client.post(bulk, {"id": ["w1"]})),
+        (f"{served.world.url}w1/", client.get(f"{served.world.url}w1/")),
+    ]
+    for path, answer in pages:
+        links = re.findall(r'href="([^"]*database=db-[^"]*)"', answer.content.decode())
+        assert len(links) == 2, path
+        for link in links:
+            assert client.get(urljoin(path, html.unescape(link))).status_code == 200
+
+
+def test_the_ledger_names_the_database_of_the_dead_executor(
+    served: Served, browser: Browser
+) -> None:
+    production = served.connect("p1", rows=[pending("w1", "p1")], versions=("a",))
+    served.connect("s1", versions=("b",))
+    label = str(Executor.objects.get(executor_id="p1").database)
+    entry = kill(served, production)
+
+    (listed,) = served.api().get("/recoveries").json()
+    one = served.api().get(f"/recoveries/{entry.pk}").json()
+    assert (listed["database"], one["database"]) == (label, label)
+    client = browser(served.world.alice)
+    ledger = "/orgs/acme/apps/orders/recoveries/"
+    named = f'atabase <span class="mono">{label}</span>'
+    assert named in client.get(ledger).content.decode()
+    assert named in client.get(f"{ledger}{entry.pk}/").content.decode()
+
+    Recovery.objects.update(database=None)
+
+    assert served.api().get(f"/recoveries/{entry.pk}").json()["database"] == "unknown"
+    page = client.get(f"{ledger}{entry.pk}/").content.decode()
+    assert "It is not known which database it worked on." in page

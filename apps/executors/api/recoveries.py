@@ -21,7 +21,7 @@ from apps.api import (
     Time,
     operation,
 )
-from apps.executors import recovery
+from apps.executors import databases, recovery
 from apps.executors.models import Recovery as RecoveryRow
 from apps.executors.models import RecoveryAttempt as AttemptRow
 from apps.executors.models import RejectedConnection as RejectedRow
@@ -63,6 +63,7 @@ class Recovery(Output):
     app_version: str
     language: str | None
     hostname: str | None
+    database: str
     state: State
     disconnected_at: Time | None
     dead_at: Time
@@ -125,7 +126,7 @@ def list_recoveries(
 ) -> list[Recovery]:
     """The newest first; `beforeId`, the last one's id, continues the list."""
     _, application = application_in(request, path, Permission.APPLICATION_READ)
-    found = application.recoveries.all()
+    found = application.recoveries.select_related("database")
     if query.state is not None:
         found = found.filter(state=query.state)
     if query.executor_id is not None:
@@ -194,7 +195,8 @@ def list_rejected_connections(
 
 
 def _get(application: Application, pk: int) -> RecoveryRow:
-    row = application.recoveries.select_related("application").filter(pk=pk).first()
+    rows = application.recoveries.select_related("application", "database")
+    row = rows.filter(pk=pk).first()
     if row is None:
         raise errors.NotFound("There is no such recovery.")
     return row
@@ -208,6 +210,7 @@ def _fields(row: RecoveryRow) -> dict[str, Any]:
         "app_version": row.application_version,
         "language": row.language or None,
         "hostname": row.hostname or None,
+        "database": row.database.label if row.database else databases.UNKNOWN_LABEL,
         "state": row.state,
         "disconnected_at": row.disconnected_at,
         "dead_at": row.dead_at,
