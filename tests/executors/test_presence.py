@@ -382,11 +382,12 @@ def test_the_dead_of_one_tenant_do_not_delay_those_of_another(
     make_lost(application, 1, 60)
     batches: list[dict[int, int]] = []
 
-    def roll_call(keys: Any, *, instances: Any) -> set[Any]:
+    def roll_call(keys: Any, **_: Any) -> set[Any]:
         batches.append(Counter(key[0] for key in keys))
         return set()
 
     monkeypatch.setattr(rollcall, "connected", roll_call)
+    monkeypatch.setattr(presence, "SWEEP_SECS", 60.0)
 
     assert presence.sweep() == (0, 1_201)
 
