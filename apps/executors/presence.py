@@ -515,8 +515,9 @@ def _overdue_of(
         disconnected_at__lte=_limit_of(application, now),
     )
     if after is not None:
-        # What somebody else holds locked is passed over, not read for ever.
-        overdue = overdue.filter(
+        # What somebody else holds locked is passed over, not read for ever. The first
+        # condition is for the index; PostgreSQL does not begin at an OR.
+        overdue = overdue.filter(disconnected_at__gte=after.disconnected_at).filter(
             Q(disconnected_at__gt=after.disconnected_at)
             | Q(disconnected_at=after.disconnected_at, pk__gt=after.pk)
         )

@@ -387,6 +387,7 @@ def test_the_dead_of_one_tenant_do_not_delay_those_of_another(
         return set()
 
     monkeypatch.setattr(rollcall, "connected", roll_call)
+    monkeypatch.setattr(presence, "SWEEP_SECS", 60.0)
 
     assert presence.sweep() == (0, 1_201)
 
