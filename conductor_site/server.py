@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import ctypes
 import gc
 import ipaddress
 import logging
@@ -32,6 +33,11 @@ ROLES = ("all", "web", "worker", "beat")
 WAIT_SECS = 60.0
 RETRY_SECS = 2.0
 SWITCH_SECS = 0.0005
+# glibc's names for what `mallopt` sets (malloc.h), and from which size on a block is a
+# mapping of its own.
+M_MMAP_THRESHOLD, M_ARENA_MAX = -3, -8
+OWN_MAPPING_BYTES = 256 * 1024
+ARENAS = 2
 
 
 class StartError(Exception):
@@ -243,6 +249,18 @@ def raise_open_files() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
+def return_large_blocks() -> None:
+    """Have the memory of large messages go back to the system once they are dropped.
+
+    glibc raises its own threshold to the largest block freed so far, up to 32 MiB; from
+    then on such blocks lie in the arenas of threads, which small objects keep open.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:  # other C libraries have no such setting
+        mallopt(M_MMAP_THRESHOLD, OWN_MAPPING_BYTES)
+        mallopt(M_ARENA_MAX, ARENAS)
+
+
 def serve(listener: socket.socket, *, with_background: bool = False) -> int:
     """Serve the site on a bound socket until told to stop; return the exit code."""
     # Before anything that imports Twisted: it chooses the event loop.
@@ -257,6 +275,7 @@ def serve(listener: socket.socket, *, with_background: bool = False) -> int:
     from conductor_site.asgi import application
 
     raise_open_files()
+    return_large_blocks()
     background: Background | None = None
 
     async def start(loop: asyncio.AbstractEventLoop) -> None:

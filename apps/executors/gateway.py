@@ -170,8 +170,10 @@ async def aanswer(
         return Answer(_parse(sent, text), target)
     is_large = len(text) > parsing.PLAIN_CHARS
     threads = _large_reply_threads if is_large else _reply_threads
-    parsed = asyncio.get_running_loop().run_in_executor(threads, _parse, sent, text)
-    return Answer(await parsed, target)
+    loop = asyncio.get_running_loop()
+    # The future has no name here: one that fails holds its error, whose traceback holds
+    # this frame, and so would keep the text until the next collection of cycles.
+    return Answer(await loop.run_in_executor(threads, _parse, sent, text), target)
 
 
 def healthy_targets(

@@ -25,7 +25,7 @@ from websockets.sync.client import ClientConnection, connect
 
 TRACE = "Traceback (most recent call last)"
 KIB, MIB = 2**10, 2**20
-THREADS = 4
+THREADS = 8
 # A connection is given up after so many frames, if the server has not closed it.
 FRAMES_PER_CONNECTION = 40
 REQUESTS_AT_ONCE = 3

@@ -203,11 +203,13 @@ def parse_reply(request: Request, text: str | bytes) -> Any:
         raw = parsing.loads(text)
         if isinstance(raw, dict):
             return type(request).Reply.parse(raw)
+        problem = "is not a JSON object"
     except parsing.TooManyValues as exc:
-        raise errors.ProtocolError(f"The executor's reply holds {exc}.") from exc
-    except (ValueError, RecursionError) as exc:
-        raise errors.ProtocolError("The executor's reply is not JSON.") from exc
-    raise errors.ProtocolError("The executor's reply is not a JSON object.")
+        problem = f"holds {exc}"
+    except (ValueError, RecursionError):
+        problem = "is not JSON"
+    # Raised out here, because the parser's own error would keep the whole text.
+    raise errors.ProtocolError(f"The executor's reply {problem}.")
 
 
 def is_unknown_type(reply: Reply) -> bool:
