@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 
 from benchmarks.stack import wait_until
 from tests.browser import steps
-from tests.browser.test_pages import look_at
+from tests.browser.test_pages import WIDE, look_at
 from tests.e2e.world import Application, Embedded, Process
 
 pytestmark = pytest.mark.e2e
@@ -140,6 +140,8 @@ def test_every_page_says_it_and_is_accessible(
 def test_choice_is_kept_and_commands_are_sent_there(twins: Twins) -> None:
     page = twins.page
     ours, theirs = twins.production, twins.staging
+    # A narrow window, which the other tests leave, hides the sidebar.
+    page.set_viewport_size(WIDE)  # type: ignore[arg-type]
     clear(page)
     page.goto(f"{APP}/workflows/")
     expect(row_of(page, ours)).to_be_visible()
