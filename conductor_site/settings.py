@@ -214,12 +214,13 @@ MIDDLEWARE = [
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
-    "conductor_site.gate.AcquaintanceMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "allauth.account.middleware.AccountMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
     "conductor_site.middleware.UnstorableTextMiddleware",
+    # Inside the one that answers for cookies that no database takes.
+    "conductor_site.gate.AcquaintanceMiddleware",
     "conductor_site.middleware.ErrorTranslationMiddleware",
 ]
 if CONDUCTOR_AUTH == "none":

@@ -47,6 +47,7 @@ FILTERS = {
     "status": ("Status", (0, 0)),
     "application_version": ("ApplicationVersion", (0, 0)),
     "queue_name": ("QueueName", (2, 9)),
+    "executor_id": ("ExecutorID", (2, 9)),
     "forked_from": ("ForkedFrom", (2, 4)),
 }
 
@@ -62,6 +63,7 @@ class ScriptedExecutor:
         *,
         version: str | None = "3.2.0",
         rows: list[dict[str, Any]] | None = None,
+        versions: tuple[str, ...] = (),
     ) -> None:
         self.executor_id, self.version = executor_id, version
         self.workflows = {row["WorkflowUUID"]: row for row in rows or []}
@@ -69,7 +71,11 @@ class ScriptedExecutor:
         self.events: list[dict[str, Any]] = []
         self.schedules: dict[str, dict[str, Any]] = {}
         self.queues: dict[str, dict[str, Any]] = {}
-        self.versions: list[dict[str, Any]] = []
+        # By their ids; a database is known by them.
+        self.versions: list[dict[str, Any]] = [
+            {"version_id": one, "version_name": one, "created_at": NOON + number}
+            for number, one in enumerate(versions)
+        ]
         self.imported: list[str] = []
         self.silent: set[str] = set()
         self.refused: dict[str, str] = {}
@@ -123,7 +129,19 @@ class ScriptedExecutor:
         return {**info, "language": "python", "dbos_version": self.version}
 
     def _exist_pending_workflows(self, request: dict[str, Any]) -> dict[str, Any]:
-        return {"exist": False}
+        return {
+            "exist": any(
+                row["ExecutorID"] == request["executor_id"]
+                and row["Status"] == "PENDING"
+                for row in self.workflows.values()
+            )
+        }
+
+    def _recovery(self, request: dict[str, Any]) -> dict[str, Any]:
+        for row in self.workflows.values():
+            if row["ExecutorID"] in request["executor_ids"]:
+                row["ExecutorID"] = self.executor_id
+        return {"success": True}
 
     def _list_workflows(self, request: dict[str, Any]) -> dict[str, Any]:
         body = request["body"]
