@@ -112,6 +112,9 @@ class Socket:
     def deliver(self, text: str) -> None:
         """Hand a frame of the executor to whoever asked; drop what nobody asked for."""
         request_id = codec.peek_request_id(text) if self._pending else None
+        if request_id is None and len(self._pending) == 1:
+            # Its id stands elsewhere, and there is only one that it can be for.
+            (request_id,) = self._pending
         reply = self._pending.pop(request_id, None) if request_id else None
         if reply is None or reply.done():
             logger.debug("reply nobody waits for", extra={"bytes": len(text)})

@@ -50,7 +50,7 @@ def provision(server: Server, organization: str) -> str:
             "--json",
         ],
         cwd=ROOT,
-        env={**os.environ, **server.environment},
+        env=server.environment,
         check=True,
         stdout=subprocess.PIPE,
         text=True,

@@ -38,8 +38,8 @@ __all__ = [
 ]
 
 UNKNOWN_TYPE = "Unknown message type"
-# Every SDK writes the id of a reply within its first members.
-HEAD_CHARS = 2_048
+# SDKs write the id of a reply among its first members, or among its last ones.
+ENVELOPE_CHARS = 2_048
 SUMMARY_CHARS = 500
 EXCEPTION_NAME_CHARS = 200
 _EXCEPTION_ENDS = ("Error", "Exception", "Exc")
@@ -183,15 +183,16 @@ def _time(value: datetime) -> str:
 
 
 def peek_request_id(text: str) -> str | None:
-    """Find whom a reply is for, without parsing it: every SDK writes the envelope
-    first. A reply whose id stands elsewhere is for nobody."""
-    found = _REQUEST_ID.search(text, 0, HEAD_CHARS)
-    if found is None:
-        return None
-    try:
-        return str(json.loads(f'"{found[1]}"'))
-    except ValueError:
-        return None
+    """Find whom a reply is for, without parsing it: at its beginning, else at its end.
+    Quotes within a member's text are escaped, so that no payload looks like an id."""
+    for envelope in (text[:ENVELOPE_CHARS], text[-ENVELOPE_CHARS:]):
+        found = _REQUEST_ID.search(envelope)
+        if found is not None:
+            try:
+                return str(json.loads(f'"{found[1]}"'))
+            except ValueError:
+                return None
+    return None
 
 
 def parse_reply(request: Request, text: str | bytes) -> Any:

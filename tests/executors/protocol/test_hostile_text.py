@@ -72,12 +72,22 @@ def test_the_end_of_a_long_trace_is_kept() -> None:
     "text",
     ["x" * 1_000_000, '"request_id"' * 100_000, '"request_id":"' + "\\" * 1_000_000],
 )
-def test_a_frame_without_an_id_at_its_head_is_for_nobody(text: str) -> None:
+def test_an_id_is_looked_for_at_the_head_and_at_the_end_only(text: str) -> None:
     begun = time.monotonic()
+    member = '"request_id": "1"'
 
     assert codec.peek_request_id(text) is None
-    assert codec.peek_request_id(text + '"request_id": "1"}') is None
+    assert codec.peek_request_id(f"{{{member}, {text}}}") == "1"
+    assert codec.peek_request_id(f"{text}, {member}}}") == "1"
+    assert codec.peek_request_id(f"{text}{member}{'x' * 10_000}") is None
     assert time.monotonic() - begun < PATIENCE_SECS
+
+
+def test_no_payload_looks_like_an_id() -> None:
+    payload = json.dumps({"request_id": "not mine"})
+    reply = json.dumps({"output": payload, "filler": "x" * 10_000, "request_id": "1"})
+
+    assert codec.peek_request_id(reply) == "1"
 
 
 def answer(members: str) -> str:
