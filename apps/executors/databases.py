@@ -211,6 +211,10 @@ def list_present(application: Application) -> list[Present]:
             for one in found
             if one.alive or ((at := died.get(one.key)) is not None and at > limit)
         ]
+    if len(found) == 2 and found[0].alive and found[1].key == UNKNOWN:
+        # Old SDKs show their database by its workflows. Until each could, it is most
+        # likely the one that is known; nobody else is asked anyway.
+        return found[:1]
     return found
 
 
