@@ -8,12 +8,14 @@ answered here, before a thread or the database is asked for anything.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from http.cookies import CookieError, SimpleCookie
 
 from django.conf import settings
+from django.db.utils import DatabaseError, InterfaceError
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 
@@ -223,7 +225,9 @@ class AcquaintanceMiddleware:
         session = request.COOKIES.get(settings.SESSION_COOKIE_NAME)
         fingerprint = acquainted.fingerprint(session) if session else ""
         # Only newcomers are looked up here, which Django remembers for the page.
-        is_newcomer = fingerprint and not acquainted.is_known(fingerprint)
-        if is_newcomer and request.user.is_authenticated:
-            acquainted.note(fingerprint)
+        if fingerprint and not acquainted.is_known(fingerprint):
+            # The page itself says so where the database is away.
+            with contextlib.suppress(DatabaseError, InterfaceError):
+                if request.user.is_authenticated:
+                    acquainted.note(fingerprint)
         return self.get_response(request)
