@@ -12,7 +12,7 @@ import threading
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from django.db import connections
+from apps import database
 
 T = TypeVar("T")
 # Whoever waits longer than this does so without a database connection.
@@ -60,17 +60,9 @@ def run(coroutine: Coroutine[Any, Any, T], *, timeout_s: float) -> T:
         except TimeoutError:
             if future.done() or timeout_s <= QUICK_S:
                 raise
-        _let_database_go()
+        database.release()
         return future.result(timeout_s - QUICK_S)
     except TimeoutError:
         # What is given up must not happen later.
         future.cancel()
         raise
-
-
-def _let_database_go() -> None:
-    """An executor that hangs must not keep a database connection from everybody else,
-    whatever the age that connections may reach."""
-    for connection in connections.all(initialized_only=True):
-        if not connection.in_atomic_block:
-            connection.close()
