@@ -220,6 +220,8 @@ class ExecutorConsumer(_RefusingConsumer):
             quotas.give_back(self.admitted)
         if self.introduction is not None:
             self.introduction.cancel()
+            # The traceback of its error holds this consumer, and so would hold itself.
+            self.introduction = None
         if self.socket is not None:
             self.socket.closed()
             runtime.unregister(self.socket)

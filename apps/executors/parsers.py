@@ -41,9 +41,19 @@ BASE_MEMORY_BYTES = 256 * 2**20
 RETIRING_CHARS = 4 * 2**20
 
 _middle = Lanes(
-    "reply-parser", per_owner=2, per_group=MIDDLE_AT_ONCE // 2, total=MIDDLE_AT_ONCE
+    "reply-parser",
+    per_owner=2,
+    per_group=MIDDLE_AT_ONCE // 2,
+    total=MIDDLE_AT_ONCE,
+    keeps_threads=True,
 )
-_long = Lanes("long-reply-parser", per_owner=1, per_group=1, total=LONG_AT_ONCE)
+_long = Lanes(
+    "long-reply-parser",
+    per_owner=1,
+    per_group=1,
+    total=LONG_AT_ONCE,
+    keeps_threads=True,
+)
 _waiting_chars: Counter[int] = Counter()
 _idle: list[_Process] = []
 _lock = threading.Lock()
