@@ -1,8 +1,8 @@
 """How the server answers what is of the HTTP API: beside Django's own handler.
 
 Django's runs every request through the pages' middleware, which is synchronous, in a
-thread made for it. An operation that waits for an executor needs no thread, and most
-reads need no database: here a thread is made only when something asks for one.
+thread. An operation that waits for an executor needs no thread, and most reads need no
+database: here a thread is taken only when something asks for one.
 """
 
 from __future__ import annotations
@@ -10,10 +10,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from asgiref.sync import SyncToAsync, ThreadSensitiveContext, sync_to_async
 from django.core.exceptions import RequestAborted
 from django.core.handlers.asgi import ASGIHandler, get_script_prefix
-from django.db import close_old_connections
 from django.http.response import HttpResponseBase
 from django.urls import set_script_prefix
 
@@ -26,6 +24,7 @@ from conductor_site.edge import (
     is_api_path,
 )
 from conductor_site.middleware import aanswer
+from conductor_site.request_threads import request_thread
 
 
 class ApiBeside:
@@ -48,12 +47,8 @@ class ApiHandler(ASGIHandler):
         pass
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        async with ThreadSensitiveContext() as context:
-            try:
-                await self.handle(scope, receive, send)
-            finally:
-                if context in SyncToAsync.context_to_thread_executor:
-                    await sync_to_async(close_old_connections)()
+        async with request_thread():
+            await self.handle(scope, receive, send)
 
     async def handle(self, scope: Any, receive: Any, send: Any) -> None:
         try:

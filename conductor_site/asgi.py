@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 
-from django.core.asgi import get_asgi_application
+import django
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "conductor_site.settings")
-django_application = get_asgi_application()
+django.setup(set_prefix=False)
 
 from channels.routing import ProtocolTypeRouter, URLRouter
 from django.conf import settings
@@ -17,8 +17,9 @@ from apps.executors.routing import websocket_urlpatterns
 from conductor_site.api_handler import ApiBeside
 from conductor_site.edge import BodyLimit, TrustedProxies
 from conductor_site.gate import Gate
+from conductor_site.request_threads import PagesHandler
 
-site = ApiBeside(django_application)
+site = ApiBeside(PagesHandler())
 application = Lifespan(
     TrustedProxies(
         ProtocolTypeRouter(

@@ -119,7 +119,7 @@ def answer(request: HttpRequest) -> HttpResponseBase:
         if iscoroutinefunction(view):
             view = async_to_sync(view)
         response = view(request, *match.args, **match.kwargs)
-        if failure := getattr(request, "failure", None):
+        if failure := _take_failure(request):
             refusals.record(request, failure)
     except Exception as exc:
         response = _explain_api(exc)
@@ -136,11 +136,19 @@ async def aanswer(request: HttpRequest) -> HttpResponseBase:
         if not iscoroutinefunction(view):
             view = sync_to_async(view)
         response = await view(request, *match.args, **match.kwargs)
-        if failure := getattr(request, "failure", None):
+        failure = _take_failure(request)
+        if failure and refusals.is_recorded(request, failure):
             await sync_to_async(refusals.record)(request, failure)
     except Exception as exc:
         response = _explain_api(exc)
     return _finish_api(request, response)
+
+
+def _take_failure(request: HttpRequest) -> errors.ConductorError | None:
+    """Return what an operation failed with. The request keeps it no longer, because its
+    traceback holds the request."""
+    failure: errors.ConductorError | None = request.__dict__.pop("failure", None)
+    return failure
 
 
 def _route(request: HttpRequest) -> ResolverMatch:

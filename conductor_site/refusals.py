@@ -97,14 +97,24 @@ _TARGETS = (
 )
 
 
+def is_recorded(request: HttpRequest, failure: errors.ConductorError) -> bool:
+    """Whether the attempt was to change something, and no service has its entry yet."""
+    is_attempt = request.method not in SAFE_METHODS and not failure.is_audited
+    return is_attempt and _operation(request) is not None
+
+
+def _operation(request: HttpRequest) -> Operation | None:
+    match = request.resolver_match
+    if match is None:
+        return None
+    return OPERATIONS.get(match.view_name) or OPERATIONS.get(match.url_name or "")
+
+
 def record(request: HttpRequest, failure: errors.ConductorError) -> None:
     """Write the entry that no service wrote, if the attempt was to change something in
     an organization of the caller's."""
-    match = request.resolver_match
-    if failure.is_audited or request.method in SAFE_METHODS or match is None:
-        return
-    operation = OPERATIONS.get(match.view_name) or OPERATIONS.get(match.url_name or "")
-    if operation is None:
+    match, operation = request.resolver_match, _operation(request)
+    if not is_recorded(request, failure) or match is None or operation is None:
         return
     try:
         actor = _actor(request, match.kwargs)

@@ -24,13 +24,14 @@ from apps.executors import (
     fingerprint,
     live,
     open_pages,
+    parsers,
     quotas,
     runtime,
 )
 from apps.executors.admission import Admitted, Refused
 from apps.executors.presence import Registration
 from apps.executors.protocol import codec
-from apps.executors.protocol.messages import ExecutorInfo
+from apps.executors.protocol.messages import ExecutorInfo, Request
 from apps.executors.sockets import Lost, NotSent, Socket, TimedOut
 from apps.executors.untrusted import storable_json, storable_text
 from apps.registry import auth, selectors
@@ -134,7 +135,7 @@ class ExecutorConsumer(_RefusingConsumer):
                 request_id=request_id,
                 timeout_s=INTRODUCTION_SECS,
             )
-            info = codec.parse_reply(request, text)
+            info = await self._parse(request, text)
         except errors.ProtocolError:
             await self._close(POLICY_VIOLATION, "executor_info was not readable")
             return
@@ -165,6 +166,15 @@ class ExecutorConsumer(_RefusingConsumer):
         if not marks:
             await self._ask_for_marks_later(socket, peer)
 
+    async def _parse(self, request: Request, text: str) -> Any:
+        assert self.admitted is not None
+        return await parsers.parse(
+            request,
+            text,
+            application_id=self.admitted.application_id,
+            organization_id=self.admitted.organization_id,
+        )
+
     async def _ask_for_marks(self, socket: Socket, peer: codec.Peer) -> tuple[str, ...]:
         """Ask which system database it works on. No answer keeps nobody out."""
         request_id = str(uuid.uuid4())
@@ -175,7 +185,9 @@ class ExecutorConsumer(_RefusingConsumer):
                 request_id=request_id,
                 timeout_s=fingerprint.TIMEOUT_S,
             )
-            return fingerprint.read_marks(asked, text)
+            if len(text) > fingerprint.ANSWER_CHARS:
+                return ()
+            return fingerprint.read_marks(asked, await self._parse(asked, text))
         except (errors.ConductorError, NotSent, Lost, TimedOut):
             return ()
 
@@ -208,6 +220,8 @@ class ExecutorConsumer(_RefusingConsumer):
             quotas.give_back(self.admitted)
         if self.introduction is not None:
             self.introduction.cancel()
+            # The traceback of its error holds this consumer, and so would hold itself.
+            self.introduction = None
         if self.socket is not None:
             self.socket.closed()
             runtime.unregister(self.socket)

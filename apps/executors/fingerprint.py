@@ -8,6 +8,7 @@ them names its oldest workflows instead.
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 from apps.executors.protocol import codec, messages
 from apps.executors.protocol.messages import Request
@@ -31,12 +32,9 @@ def question(peer: codec.Peer) -> Request:
     )
 
 
-def read_marks(asked: Request, text: str) -> tuple[str, ...]:
-    """Return the marks that an answer holds, the oldest first; none for one that is too
-    long, or an error. Raises: ProtocolError."""
-    if len(text) > ANSWER_CHARS:
-        return ()
-    output = codec.parse_reply(asked, text).output or []
+def read_marks(asked: Request, reply: Any) -> tuple[str, ...]:
+    """Return the marks that a reply holds, the oldest first; none for an error."""
+    output = reply.output or []
     if isinstance(asked, messages.ListApplicationVersions):
         kind = VERSION
         found = [(row.created_at, row.version_id) for row in output]

@@ -22,11 +22,11 @@ from django.db import close_old_connections
 
 from apps import errors
 from apps.database import release as release_connection
-from apps.executors import bus, databases, loops, meters
+from apps.executors import bus, databases, loops, meters, parsers
 from apps.executors.databases import Present
 from apps.executors.joined import Joined
 from apps.executors.models import Executor
-from apps.executors.protocol import codec, parsing
+from apps.executors.protocol import codec
 from apps.executors.protocol.messages import Request
 from apps.executors.sockets import Lost, NotSent, TimedOut
 from apps.registry.models import Application
@@ -40,8 +40,6 @@ TARGETS_LIMIT = 200
 # Who is healthy is remembered this long, so that a burst of questions costs one query.
 # A wrong memory costs one refused hop: the sockets' owner knows better.
 DIRECTORY_SECS = 1.0
-# Above this size a reply is parsed off the event loop.
-PARSE_INLINE_CHARS = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +71,8 @@ _directory: dict[int, dict[_Wanted, tuple[float, list[Target]]]] = {}
 # application → its databases, where there are several
 _several: dict[int, list[Present]] = {}
 _directory_lock = threading.Lock()
-_joined: Joined[tuple[str, Target, Request]] = Joined()
+_joined: Joined[Answer] = Joined()
 _database_threads = ThreadPoolExecutor(4, thread_name_prefix="gateway-db")
-# Large replies take seconds and much memory, so few are read at a time, and they do not
-# stand before the others.
-_reply_threads = ThreadPoolExecutor(4, thread_name_prefix="gateway-reply")
-_large_reply_threads = ThreadPoolExecutor(2, thread_name_prefix="gateway-large-reply")
 
 
 def ask(
@@ -118,11 +112,10 @@ def answer(
     wanted = executor_id, application_version, _scope(application, database)
     targets = _choose(application, wanted, request)
     release_connection()
-    text, target, sent = loops.run(
+    return loops.run(
         _ask_any(application, wanted, targets, request, timeout_s),
         timeout_s=timeout_s + 10,
     )
-    return Answer(_parse(sent, text), target)
 
 
 async def aask(
@@ -162,18 +155,9 @@ async def aanswer(
         targets = await _in_database_thread(_choose, application, wanted, request)
     coroutine = _ask_any(application, wanted, targets, request, timeout_s)
     if loops.get() is asyncio.get_running_loop():
-        text, target, sent = await coroutine
-    else:
-        future = asyncio.run_coroutine_threadsafe(coroutine, loops.get())
-        text, target, sent = await asyncio.wrap_future(future)
-    if len(text) <= PARSE_INLINE_CHARS:
-        return Answer(_parse(sent, text), target)
-    is_large = len(text) > parsing.PLAIN_CHARS
-    threads = _large_reply_threads if is_large else _reply_threads
-    loop = asyncio.get_running_loop()
-    # The future has no name here: one that fails holds its error, whose traceback holds
-    # this frame, and so would keep the text until the next collection of cycles.
-    return Answer(await loop.run_in_executor(threads, _parse, sent, text), target)
+        return await coroutine
+    future = asyncio.run_coroutine_threadsafe(coroutine, loops.get())
+    return await asyncio.wrap_future(future)
 
 
 def healthy_targets(
@@ -347,18 +331,37 @@ async def _ask_any(
     targets: list[Target],
     request: Request,
     timeout_s: float,
-) -> tuple[str, Target, Request]:
+) -> Answer:
     """Share the answer with whoever asks the same at the same time."""
     if not request.read_only:
-        return await _try_each(application, wanted, targets, request, timeout_s)
+        return await _ask_and_parse(application, wanted, targets, request, timeout_s)
     # The same question is one that any of the same executors may answer.
     scope: object = targets[0].connection_id
     if len(targets) > 1:
         scope = frozenset((t.database, t.application_version) for t in targets)
     return await _joined.join(
         (application.pk, scope, request),
-        lambda: _try_each(application, wanted, targets, request, timeout_s),
+        lambda: _ask_and_parse(application, wanted, targets, request, timeout_s),
     )
+
+
+async def _ask_and_parse(
+    application: Application,
+    wanted: _Wanted,
+    targets: list[Target],
+    request: Request,
+    timeout_s: float,
+) -> Answer:
+    text, target, sent = await _try_each(
+        application, wanted, targets, request, timeout_s
+    )
+    reply = await parsers.parse(
+        sent,
+        text,
+        application_id=application.pk,
+        organization_id=application.organization_id,
+    )
+    return Answer(_accept(sent, reply), target)
 
 
 @dataclass(slots=True)
@@ -463,7 +466,7 @@ async def _ask_target(
                 raise
             raise Lost from exc  # the parts before were sent
         is_last = part is parts[-1]
-        if is_last or (len(text) < PARSE_INLINE_CHARS and _failed(part, text)):
+        if is_last or (parsers.is_short(text) and _failed(part, text)):
             break
     return text, target, part
 
@@ -472,8 +475,9 @@ def _failed(request: Request, text: str) -> bool:
     return bool(codec.parse_reply(request, text).error_message)
 
 
-def _parse(request: Request, text: str) -> Any:
-    reply = codec.parse_reply(request, text)
+def _accept(request: Request, reply: Any) -> Any:
+    """Return the reply, unless it says no. Raises: UnsupportedByExecutor,
+    ExecutorRefused."""
     if codec.is_unknown_type(reply):
         raise errors.UnsupportedByExecutor(
             f"This executor's SDK does not know {request.type}. Upgrade it."

@@ -31,7 +31,12 @@ class Joined(Generic[T]):
             running = asyncio.create_task(begin())
             self._running[key] = running
             running.add_done_callback(lambda done: self._end(key, done))
-        return await asyncio.shield(running)
+        try:
+            return await asyncio.shield(running)
+        finally:
+            # An error's traceback holds this frame, which would hold the error's task:
+            # all that they hold would stay until the next collection of cycles.
+            del running
 
     def _end(self, key: Hashable, done: asyncio.Task[T]) -> None:
         self._running.pop(key, None)

@@ -9,6 +9,7 @@ import logging
 import threading
 from collections import Counter, deque
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 from django.db import connections
 from django.db.utils import InterfaceError, OperationalError
@@ -27,6 +28,9 @@ class Lanes:
     Beyond `total` there are `reserve` more, each for a group that has none running: so
     the work of groups that all hang keeps a newcomer from its first turn only when
     there are more of them than the reserve holds.
+
+    `keeps_threads` is for work that comes often: starting a thread takes long where
+    many others run.
     """
 
     def __init__(
@@ -37,10 +41,14 @@ class Lanes:
         total: int,
         per_group: int | None = None,
         reserve: int = 0,
+        keeps_threads: bool = False,
     ) -> None:
         self.name, self.per_owner, self.total = name, per_owner, total
         self.per_group = total if per_group is None else per_group
         self.reserve = reserve
+        self._kept: ThreadPoolExecutor | None = None
+        if keeps_threads:
+            self._kept = ThreadPoolExecutor(total + reserve, thread_name_prefix=name)
         self._lock = threading.Lock()
         self._waiting: dict[_Key, deque[Work]] = {}
         self._running: Counter[_Key] = Counter()
@@ -57,6 +65,9 @@ class Lanes:
             if not self._may_run(key):
                 return
             self._count(key, 1)
+        if self._kept is not None:
+            self._kept.submit(self._run, key)
+            return
         threading.Thread(
             target=self._run, args=(key,), name=self.name, daemon=True
         ).start()

@@ -66,3 +66,6 @@ def run(coroutine: Coroutine[Any, Any, T], *, timeout_s: float) -> T:
         # What is given up must not happen later.
         future.cancel()
         raise
+    finally:
+        # The traceback of its error holds this frame, and so all that failed.
+        del future

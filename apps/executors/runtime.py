@@ -27,7 +27,7 @@ from django.db import close_old_connections, connections
 from django.db.utils import DatabaseError, InterfaceError, OperationalError
 
 from apps import database
-from apps.executors import admission, bus, live, loops, presence, sockets
+from apps.executors import admission, bus, live, loops, parsers, presence, sockets
 from apps.executors.admission import Admitted
 from apps.executors.presence import Registration
 from apps.executors.sockets import Socket
@@ -119,6 +119,7 @@ async def stop() -> None:
     except (TimeoutError, DatabaseError, InterfaceError):
         logger.warning("database away while stopping; the sweep will notice")
     await bus.close()
+    parsers.stop()
     instance.database.shutdown(wait=False, cancel_futures=True)
     loops.announce(None)
     _instance = None

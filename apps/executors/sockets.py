@@ -72,6 +72,8 @@ class Socket:
                 finally:
                     self._pending.pop(request_id, None)
                     self._wake_next()
+                    # The traceback of its error holds this frame.
+                    del reply
         except TimeoutError:
             raise TimedOut from None
 

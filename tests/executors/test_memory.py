@@ -6,6 +6,7 @@ import asyncio
 import gc
 import subprocess
 import sys
+import time
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from apps import errors
-from apps.executors import gateway
-from apps.executors.protocol import codec, messages, parsing
+from apps.executors import gateway, parsers
+from apps.executors.protocol import codec, messages
 from apps.registry.models import Application
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,23 +50,24 @@ def no_collection() -> Iterator[None]:
     gc.enable()
 
 
+@pytest.mark.parametrize("length", [100, parsers.SHORT_CHARS * 2, 2 * MIB])
 def test_an_unreadable_reply_is_not_kept(
-    no_collection: None, monkeypatch: pytest.MonkeyPatch
+    no_collection: None, monkeypatch: pytest.MonkeyPatch, length: int
 ) -> None:
     request = messages.ListWorkflows()
-    sent = [Text("x" * (parsing.PLAIN_CHARS + 1))]
+    sent = [Text("x" * (length))]
     watched = weakref.ref(sent[0])
 
     async def asked(*_: object) -> tuple[str, gateway.Target, messages.Request]:
         return sent.pop(), TARGET, request
 
-    monkeypatch.setattr(gateway, "_ask_any", asked)
+    monkeypatch.setattr(gateway, "_try_each", asked)
     monkeypatch.setattr(gateway, "_remembered", lambda *_: [TARGET])
     monkeypatch.setattr(gateway.loops, "get", asyncio.get_running_loop)
 
     async def ask() -> None:
         try:
-            await gateway.aanswer(Application(pk=1), request)
+            await gateway.aanswer(Application(pk=1, organization_id=1), request)
         except errors.ProtocolError as exc:
             assert exc.__context__ is None
         else:
@@ -73,6 +75,10 @@ def test_an_unreadable_reply_is_not_kept(
 
     with asyncio.Runner() as runner:
         runner.run(ask())
+        # The thread that parsed it may be about to end.
+        ends_at = time.monotonic() + 5
+        while watched() is not None and time.monotonic() < ends_at:
+            time.sleep(0.01)
         assert watched() is None
 
 

@@ -195,10 +195,11 @@ def peek_request_id(text: str) -> str | None:
     return None
 
 
-def parse_reply(request: Request, text: str | bytes) -> Any:
+def parse_reply(request: Request, text: str) -> Any:
     """Read a reply as the request's `Reply`. Lenient in everything but being JSON.
 
-    Takes long for a long reply, but lets other threads run. Raises: ProtocolError.
+    Takes long for a long reply: `apps.executors.parsers` decides where that may be.
+    Raises: ProtocolError.
     """
     try:
         raw = parsing.loads(text)

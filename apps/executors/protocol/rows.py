@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from apps.executors.protocol import parsing
+
 Record = dict[str, Any]
 
 # Beyond what any clock writes; keeps `datetime` from overflowing.
@@ -71,10 +73,13 @@ def time_iso(value: object) -> datetime | None:
 
 
 def records(value: object) -> list[Record]:
-    """The objects of a list; anything else in it, or instead of it, is left out."""
+    """The objects of a list; anything else in it, or instead of it, is left out.
+
+    Raises: TooManyValues.
+    """
     if not isinstance(value, list):
         return []
-    return [item for item in value if isinstance(item, dict)]
+    return [item for item in parsing.limit_rows(value) if isinstance(item, dict)]
 
 
 def texts(value: object) -> list[str]:
