@@ -85,7 +85,7 @@ NAME = "conductor"
 
 _ABSOLUTE = re.compile(rb"https?://[^/?]*", re.IGNORECASE)
 _SECRET_PATHS = re.compile(
-    r"^(.*/(?:websocket/[^/]+|invitations|reset/key|confirm-email))/.+$"
+    r"^(.*/(?:websocket/[^/]+|invitations|reset/key|confirm-email))/.+$", re.DOTALL
 )
 
 
