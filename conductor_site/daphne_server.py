@@ -365,7 +365,7 @@ class ExecutorProtocol(WebSocketProtocol):  # type: ignore[misc]
             )
 
     def _is_message_late(self, now: float) -> bool:
-        if not self.inside_message or self._drops_message:
+        if self._drops_message:
             return False
         lacks_since = self._lacks_since or now
         if self._is_paused and now - lacks_since > self.server.wait_secs:
@@ -474,7 +474,7 @@ class ExecutorProtocol(WebSocketProtocol):  # type: ignore[misc]
             if self.duration() > self.server.websocket_connect_timeout:
                 self.serverReject()
         elif self.state == self.STATE_OPEN:
-            if self._is_message_late(now):
+            if self.inside_message and self._is_message_late(now):
                 self._drop_message()
             if self._is_paused:
                 return
