@@ -18,7 +18,7 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Hashable
 from typing import Any
 
 # Daphne installs Twisted's asyncio reactor, before any other import of Twisted.
@@ -34,6 +34,7 @@ from twisted.logger import LogLevel, formatEvent, globalLogBeginner
 from twisted.web import http
 
 from conductor_site.logging import REDACTED, redact
+from conductor_site.receiving import FREE_BYTES, Budget, Reservation
 
 # autobahn composes, in colour, what it would say at debug level for every connection
 # and frame, whether or not anybody listens: a third of what a handshake costs.
@@ -57,6 +58,13 @@ PONG_SECS = 10.0
 CHECK_SECS = 1.0
 # Executors send what they are asked for, and a ping now and then.
 UNASKED_PER_CHECK = 100
+# No SDK cuts its text into pieces as small as these.
+FRAGMENT_BYTES = 1024
+PIECE_BYTES = 4096
+# A connection that waits for room is not read, and SDKs wait 15 s for a pong.
+WAIT_SECS = 10.0
+# Who asked gave up after 25 s.
+MESSAGE_SECS = 30.0
 # Every SDK gives up its handshake after 5 to 10 s; a storm may need longer than one.
 HANDSHAKE_SECS = 20.0
 HTTP_SECS = 120.0
@@ -77,7 +85,7 @@ NAME = "conductor"
 
 _ABSOLUTE = re.compile(rb"https?://[^/?]*", re.IGNORECASE)
 _SECRET_PATHS = re.compile(
-    r"^(.*/(?:websocket/[^/]+|invitations|reset/key|confirm-email))/.+$"
+    r"^(.*/(?:websocket/[^/]+|invitations|reset/key|confirm-email))/.+$", re.DOTALL
 )
 
 
@@ -119,6 +127,7 @@ class Repeats:
 
 
 _refusals = Repeats()
+_dropped_messages = Repeats()
 
 
 def _log_access(protocol: str, action: str, details: dict[str, Any]) -> None:
@@ -158,6 +167,8 @@ class ExecutorProtocol(WebSocketProtocol):  # type: ignore[misc]
 
     path: bytes = b""
     client_addr: list[Any] | None = None
+    frame_data: list[bytes] | None
+    message_data: list[bytes] | None
     _denial: dict[str, Any] | None = None
     _discards = False
     _heard_at = 0.0
@@ -167,6 +178,14 @@ class ExecutorProtocol(WebSocketProtocol):  # type: ignore[misc]
     _received = 0
     _asked = 0
     _unasked = 0
+    # Whose share the room of its messages is taken from.
+    _owner: Hashable = None
+    _room: Reservation | None = None
+    _is_paused = False
+    # Since when there has been no room for anything that came.
+    _lacks_since: float | None = None
+    _message_began = 0.0
+    _drops_message = False
 
     # --- Refusing a handshake
 
@@ -182,6 +201,8 @@ class ExecutorProtocol(WebSocketProtocol):  # type: ignore[misc]
                 self._denial["body"] += message.get("body", b"")
                 if not message.get("more_body", False):
                     self._deny(self._denial)
+            case "conductor.owner":
+                self._owner = message["owner"]
             case "websocket.close" if self.state != self.STATE_CONNECTING:
                 # Daphne drops the reason, and autobahn's public method refuses the
                 # codes 1001-2999 that a server must be able to send.
@@ -265,14 +286,91 @@ class ExecutorProtocol(WebSocketProtocol):  # type: ignore[misc]
         self._heard_at = time.monotonic()
         super().onOpen()
 
+    # --- Receiving a message
+
+    def onMessageBegin(self, isBinary: bool) -> None:
+        super().onMessageBegin(isBinary)
+        self._message_began = self._heard_at
+
     def onMessageFrameBegin(self, length: int) -> None:
         # Asked at the head of each frame, so that nothing over the limit is stored.
         limit = self.server.message_limit(
             self.path.decode("latin1"), self._received, self._asked
         )
         super().onMessageFrameBegin(length)
-        if not self._discards and self.message_data_total_length > limit:
+        if self._discards:
+            return
+        if self.message_data_total_length > limit:
             self._max_message_size_exceeded(self.message_data_total_length, limit, "")
+        elif self.message_data_total_length > FREE_BYTES and not self._drops_message:
+            self._reserve(self.message_data_total_length)
+        if length < FRAGMENT_BYTES and not self.current_frame.fin:
+            self._count_unasked()
+
+    def onMessageFrameData(self, payload: bytes) -> None:
+        if self._drops_message:
+            return
+        pieces = self.frame_data
+        if pieces and len(pieces[-1]) < PIECE_BYTES:
+            # However it dribbles, little is kept beside the bytes themselves.
+            pieces[-1] += payload
+        else:
+            super().onMessageFrameData(payload)
+
+    def onMessageEnd(self) -> None:
+        super().onMessageEnd()
+        self._drops_message = False
+        self._free_room()
+
+    def _reserve(self, size: int) -> None:
+        """Read on only where there is room for so much of the message."""
+        if self._room is None:
+            self._room = Reservation(self._owner, self._go_on)
+        is_whole = self.current_frame.fin
+        if not self.server.budget.reserve(self._room, size, is_whole=is_whole):
+            self._is_paused = True
+            self._lacks_since = self._lacks_since or time.monotonic()
+            self.transport.pauseProducing()
+
+    def _go_on(self) -> None:
+        self._lacks_since = None
+        self._resume()
+
+    def _resume(self) -> None:
+        if self._is_paused:
+            self._is_paused = False
+            # Who is not read cannot be heard.
+            self._heard_at = time.monotonic()
+            self.transport.resumeProducing()
+
+    def _free_room(self) -> None:
+        if self._room is not None:
+            self.server.budget.release(self._room)
+            self._room = None
+        self._resume()
+
+    def _drop_message(self) -> None:
+        """Throw away what has come of a message, and what comes; its connection stays.
+
+        Whoever asked for it has given up, and a link may be slow without ill will.
+        """
+        self._drops_message = True
+        self.frame_data, self.message_data = [], []
+        self._free_room()
+        if times := _dropped_messages.count(f"{self._owner}"):
+            logger.warning(
+                "dropped an answer that took too long, or had no room for too long",
+                extra={"peer": repr(self), "bytes": self.message_data_total_length}
+                | {"times": times},
+            )
+
+    def _is_message_late(self, now: float) -> bool:
+        if self._drops_message:
+            return False
+        lacks_since = self._lacks_since or now
+        if self._is_paused and now - lacks_since > self.server.wait_secs:
+            return True
+        return bool(now - self._message_began > self.server.message_secs)
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
         if self._discards:
@@ -282,7 +380,14 @@ class ExecutorProtocol(WebSocketProtocol):  # type: ignore[misc]
             self._asked -= 1
         else:
             self._count_unasked()
-        super().onMessage(payload, isBinary)
+        if not self._drops_message:
+            self._lacks_since = None
+            super().onMessage(payload, isBinary)
+
+    def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
+        # Whoever still refers to it, what it received is free at once.
+        self._discard()
+        super().onClose(wasClean, code, reason)
 
     def serverSend(self, content: Any, binary: bool = False) -> None:
         self._asked += 1
@@ -298,7 +403,9 @@ class ExecutorProtocol(WebSocketProtocol):  # type: ignore[misc]
         if self._unasked > UNASKED_PER_CHECK:
             logger.warning("too many frames: closing", extra={"peer": repr(self)})
             self._discard()
-            self.say_goodbye(POLICY_VIOLATION, b"too many unasked messages")
+            self.say_goodbye(
+                POLICY_VIOLATION, b"too many unasked messages or fragments"
+            )
 
     def _discard(self) -> None:
         """Read on and throw away, so that the peer gets to see the close frame and not
@@ -306,6 +413,8 @@ class ExecutorProtocol(WebSocketProtocol):  # type: ignore[misc]
         self._discards = True
         # Of what has been read already, nothing is worth the time of parsing it.
         self.data = b""
+        self.frame_data, self.message_data = [], []
+        self._free_room()
 
     def dataReceived(self, data: bytes) -> None:
         # Any byte proves life: a peer in the middle of a long reply cannot pong.
@@ -365,6 +474,10 @@ class ExecutorProtocol(WebSocketProtocol):  # type: ignore[misc]
             if self.duration() > self.server.websocket_connect_timeout:
                 self.serverReject()
         elif self.state == self.STATE_OPEN:
+            if self.inside_message and self._is_message_late(now):
+                self._drop_message()
+            if self._is_paused:
+                return
             if self._pinged_at is not None:
                 if now - self._pinged_at >= self.server.ping_timeout:
                     self.dropConnection(abort=True)
@@ -670,6 +783,7 @@ class Server(DaphneServer):  # type: ignore[misc]
         listener: socket.socket,
         max_message_bytes: int,
         message_limit: Callable[[str, int, int], int] | None = None,
+        budget: Budget | None = None,
         max_body_bytes: int = MAX_BODY_BYTES,
         refusal: Callable[[int, str, str], tuple[str, bytes]] = _refusal,
         too_large: str = "Too large",
@@ -681,6 +795,8 @@ class Server(DaphneServer):  # type: ignore[misc]
         http_secs: float = HTTP_SECS,
         head_secs: float = HEAD_SECS,
         body_secs: float = BODY_SECS,
+        wait_secs: float = WAIT_SECS,
+        message_secs: float = MESSAGE_SECS,
         max_unfinished: int = MAX_UNFINISHED,
         drain_secs: float = 1.5,
         stop_secs: float = 4.5,
@@ -706,6 +822,9 @@ class Server(DaphneServer):  # type: ignore[misc]
         # By a websocket's path, how many messages came over it, and how many that were
         # sent over it are not answered yet.
         self.message_limit = message_limit or (lambda *_: max_message_bytes)
+        self.budget = budget or Budget(
+            size=8 * max_message_bytes, share=0, largest=max_message_bytes
+        )
         self.max_body_bytes = max_body_bytes
         self.refusal = refusal
         self.too_large = too_large
@@ -713,6 +832,7 @@ class Server(DaphneServer):  # type: ignore[misc]
         self.on_ready = on_ready
         self.on_stop = on_stop
         self.head_secs, self.body_secs = head_secs, body_secs
+        self.wait_secs, self.message_secs = wait_secs, message_secs
         self.max_unfinished = max_unfinished
         self.unfinished = Unfinished()
         self.drain_secs = drain_secs
@@ -849,7 +969,7 @@ class Server(DaphneServer):  # type: ignore[misc]
 
     def create_application(self, protocol: Any, scope: dict[str, Any]) -> Any:
         if scope["type"] == "websocket":
-            scope["extensions"] = {"websocket.http.response": {}}
+            scope["extensions"] = {"websocket.http.response": {}, "conductor.owner": {}}
             scope.setdefault("scheme", "ws")
         return super().create_application(protocol, scope)
 

@@ -273,6 +273,7 @@ def serve(listener: socket.socket, *, with_background: bool = False) -> int:
     from apps.executors import runtime
     from conductor_site import edge
     from conductor_site.asgi import application
+    from conductor_site.receiving import Budget
 
     raise_open_files()
     return_large_blocks()
@@ -314,6 +315,11 @@ def serve(listener: socket.socket, *, with_background: bool = False) -> int:
         listener=listener,
         max_message_bytes=settings.CONDUCTOR_MAX_MESSAGE_BYTES,
         message_limit=edge.message_limit(settings.CONDUCTOR_MAX_MESSAGE_BYTES),
+        budget=Budget(
+            size=settings.CONDUCTOR_RECEIVE_BUDGET_BYTES,
+            share=settings.CONDUCTOR_RECEIVE_BUDGET_BYTES // 4,
+            largest=settings.CONDUCTOR_MAX_MESSAGE_BYTES,
+        ),
         max_body_bytes=settings.CONDUCTOR_MAX_BODY_BYTES,
         refusal=edge.refusal,
         too_large=edge.too_large(settings.CONDUCTOR_MAX_BODY_BYTES),

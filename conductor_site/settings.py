@@ -156,6 +156,16 @@ if CONDUCTOR_TRUSTED_PROXIES < 0 or CONDUCTOR_MAX_BODY_BYTES < 1:
     )
 # Of an executor's answer. Exports of large workflows may need more.
 CONDUCTOR_MAX_MESSAGE_BYTES = env.envint("CONDUCTOR_MAX_MESSAGE_BYTES", 16 * 2**20)
+# Of all the answers that each server process is receiving; one organization's may be a
+# quarter of it.
+CONDUCTOR_RECEIVE_BUDGET_BYTES = env.envint(
+    "CONDUCTOR_RECEIVE_BUDGET_BYTES", 8 * CONDUCTOR_MAX_MESSAGE_BYTES
+)
+if not 0 < CONDUCTOR_MAX_MESSAGE_BYTES <= CONDUCTOR_RECEIVE_BUDGET_BYTES:
+    raise ImproperlyConfigured(
+        "CONDUCTOR_MAX_MESSAGE_BYTES must be positive, and "
+        "CONDUCTOR_RECEIVE_BUDGET_BYTES must not be less."
+    )
 
 # Quotas. Of connections, each server process counts its own.
 CONDUCTOR_MAX_EXECUTORS = env.envint("CONDUCTOR_MAX_EXECUTORS", 20_000)

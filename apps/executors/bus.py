@@ -22,6 +22,7 @@ import redis.asyncio as redis
 from django.conf import settings
 from redis.exceptions import RedisError
 
+from apps import errors
 from apps.executors import sockets
 from apps.executors.sockets import Key, Lost, NotSent, TimedOut
 
@@ -36,12 +37,36 @@ CONNECT_SECS = 3.0
 # Where all server processes listen.
 EVERYONE = "everyone"
 
+# JSON writes a character of two bytes in six.
+ESCAPED = 3
+
+
+class TooLong(errors.ProtocolError):
+    """A message has more bytes than one process takes from another."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The message is too long to be passed between Conductor's processes. "
+            "CONDUCTOR_MAX_MESSAGE_BYTES must be the same for all of them."
+        )
+
+
 _OUTCOMES: dict[str, type[Exception]] = {
     "not_sent": NotSent,
     "lost": Lost,
     "timed_out": TimedOut,
+    "too_long": TooLong,
 }
 _NAMES = {kind: name for name, kind in _OUTCOMES.items()}
+
+
+def most_bytes() -> int:
+    """Return how long a message may be: an answer is what a websocket took, a question
+    the body of a request."""
+    return INLINE_BYTES + max(
+        settings.CONDUCTOR_MAX_MESSAGE_BYTES,
+        ESCAPED * settings.CONDUCTOR_MAX_BODY_BYTES,
+    )
 
 
 def is_local() -> bool:
@@ -93,7 +118,10 @@ class Bus:
         text: str,
         timeout_s: float,
     ) -> str:
-        """Ask over a socket, wherever it is. Raises: NotSent, Lost, TimedOut."""
+        """Ask over a socket, wherever it is.
+
+        Raises: NotSent, Lost, TimedOut, TooLong.
+        """
         if connection_id in sockets.open_sockets or self._redis is None:
             return await sockets.ask(
                 connection_id, text, request_id=request_id, timeout_s=timeout_s
@@ -198,16 +226,34 @@ class Bus:
             header, data = {**header, "body_key": key}, b""
         message = json.dumps(header).encode() + b"\n" + data
         received: int = await self._redis.publish(f"conductor:to:{to}", message)
+        if not received:
+            await self._drop(header)
         return received
 
+    async def _drop(self, header: dict[str, Any]) -> None:
+        """Free the pieces of a message that nobody reads; they expire in any case."""
+        if "body_key" not in header:
+            return
+        assert self._redis is not None
+        try:
+            await self._redis.delete(header["body_key"])
+        except (RedisError, OSError) as exc:
+            logger.warning("bus could not free a body", extra={"error": str(exc)})
+
     async def _collect(self, header: dict[str, Any], data: bytes) -> str:
+        """Return the body of a message. Raises: TooLong."""
         key = header.get("body_key")
         if key is None:
             return data.decode()
         assert self._redis is not None
         pieces: list[bytes] = []
+        left = most_bytes()
         while (piece := await self._redis.lpop(key)) is not None:
             pieces.append(cast("bytes", piece))
+            left -= len(piece)
+            if left < 0:
+                await self._drop(header)
+                raise TooLong
         return b"".join(pieces).decode()
 
     async def _listen(self) -> None:
@@ -253,6 +299,7 @@ class Bus:
     def _received_answer(self, header: dict[str, Any], body: bytes) -> None:
         answer = self._answers.get(header["request_id"])
         if answer is None or answer.done():
+            self._spawn(self._drop(header))
             return
         if header["outcome"] != "ok":
             answer.set_exception(_OUTCOMES[header["outcome"]]())
@@ -264,7 +311,12 @@ class Bus:
     async def _resolve(
         self, answer: asyncio.Future[str], header: dict[str, Any], body: bytes
     ) -> None:
-        text = await self._collect(header, body)
+        try:
+            text = await self._collect(header, body)
+        except (TooLong, RedisError, OSError) as exc:
+            if not answer.done():
+                answer.set_exception(exc if isinstance(exc, TooLong) else Lost())
+            return
         if not answer.done():
             answer.set_result(text)
 
@@ -279,7 +331,7 @@ class Bus:
                 request_id=header["request_id"],
                 timeout_s=float(header["timeout_s"]),
             )
-        except (NotSent, Lost, TimedOut) as exc:
+        except (NotSent, Lost, TimedOut, TooLong) as exc:
             reply["outcome"] = _NAMES[type(exc)]
         try:
             await self._publish(header["reply_to"], reply, text)

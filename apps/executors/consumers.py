@@ -122,8 +122,14 @@ class ExecutorConsumer(_RefusingConsumer):
             send=self._send_text,
             close=self._close,
         )
+        await self._name_owner(verdict)
         await self.accept()
         self.introduction = runtime.spawn(self._introduce(self.socket, remote_ip))
+
+    async def _name_owner(self, admitted: Admitted) -> None:
+        """Say whose share of the server's budget its large messages are taken from."""
+        if "conductor.owner" in (self.scope.get("extensions") or {}):
+            await self.send_raw("conductor.owner", owner=admitted.organization_id)
 
     async def _introduce(self, socket: Socket, remote_ip: str) -> None:
         """Ask who is there, then register. The only source of the executor's id."""

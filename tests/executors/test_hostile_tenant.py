@@ -33,8 +33,9 @@ MORE_MEMORY = 150 * MEBIBYTE
 SETTLE_SECS = 10
 
 
-def provision(server: Server, organization: str) -> str:
-    """Return a key of a new organization with one application of the same name."""
+def provision(server: Server, organization: str, *applications: str) -> str:
+    """Return a key of a new organization with these applications; without any, with one
+    of its own name."""
     done = subprocess.run(
         [
             sys.executable,
@@ -43,7 +44,7 @@ def provision(server: Server, organization: str) -> str:
             f"--org={organization}",
             f"--email={organization}@example.com",
             f"--password={secrets.token_urlsafe(20)}",
-            f"--app={organization}",
+            *(f"--app={name}" for name in applications or [organization]),
             "--key-name=key",
             "--permission=websocket.connect",
             "--permission=application.read",
@@ -69,10 +70,12 @@ def memory(server: Server) -> int:
 class Reader:
     """Another tenant's client of the API, which notes how long each answer takes."""
 
-    def __init__(self, server: Server, organization: str, key: str) -> None:
+    def __init__(
+        self, server: Server, organization: str, key: str, application: str = ""
+    ) -> None:
         place = urlsplit(server.base)
         self.http = http.client.HTTPConnection(place.netloc, timeout=20)
-        self.path = f"/v2/orgs/{organization}/apps/{organization}"
+        self.path = f"/v2/orgs/{organization}/apps/{application or organization}"
         self.headers = {"Authorization": f"Bearer {key}"}
         self.took: list[float] = []
 

@@ -1,6 +1,7 @@
 """A small ASGI application, and a process that serves it the way Conductor is served.
 
-Run: `python -m tests.site.asgi_probe PING_SECS MAX_BYTES HTTP_SECS`; prints its port.
+Run: `python -m tests.site.asgi_probe SETTINGS`; prints its port. The settings are those
+of `conductor_site.daphne_server.Server`, as JSON.
 """
 
 from __future__ import annotations
@@ -89,21 +90,18 @@ def main() -> int:
     """Serve on a free port until told to stop."""
     logging.basicConfig(level=logging.DEBUG, stream=sys.stderr)
     from conductor_site.daphne_server import Server
+    from conductor_site.receiving import Budget
     from conductor_site.server import bind
 
+    settings = json.loads(sys.argv[1])
     listener = bind("127.0.0.1", 0)
     port = listener.getsockname()[1]
     server = Server(
         application,
         listener=listener,
-        max_message_bytes=int(sys.argv[2]),
-        ping_secs=float(sys.argv[1]),
-        pong_secs=float(sys.argv[1]),
-        http_secs=float(sys.argv[3]),
-        head_secs=float(sys.argv[4]),
-        body_secs=float(sys.argv[5]),
-        max_unfinished=int(sys.argv[6]),
         on_ready=lambda: print(port, flush=True),
+        budget=Budget(size=0, share=0, largest=settings["max_message_bytes"]),
+        **settings,
     )
     return server.run()
 

@@ -49,23 +49,17 @@ class Running:
 
 
 @contextlib.contextmanager
-def probe(
-    log: Path,
-    *,
-    ping_secs: float = 10,
-    http_secs: float = 120,
-    head_secs: float = 30,
-    body_secs: float = 60,
-    max_unfinished: int = 100,
-) -> Iterator[Running]:
-    command = [sys.executable, "-m", "tests.site.asgi_probe", str(ping_secs)]
+def probe(log: Path, *, ping_secs: float = 10, **settings: float) -> Iterator[Running]:
+    settings = {
+        "max_message_bytes": LIMIT,
+        "ping_secs": ping_secs,
+        "pong_secs": ping_secs,
+        "max_unfinished": 100,
+    } | settings
     with (
         log.open("w") as stderr,
         subprocess.Popen(
-            [
-                *command,
-                *map(str, (LIMIT, http_secs, head_secs, body_secs, max_unfinished)),
-            ],
+            [sys.executable, "-m", "tests.site.asgi_probe", json.dumps(settings)],
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=stderr,
