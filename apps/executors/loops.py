@@ -10,6 +10,7 @@ import asyncio
 import os
 import threading
 from collections.abc import Coroutine
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from apps import database
@@ -41,6 +42,11 @@ def get() -> asyncio.AbstractEventLoop:
                 target=_loop.run_forever, name="conductor-loop", daemon=True
             ).start()
         return _loop
+
+
+def start(coroutine: Coroutine[Any, Any, T]) -> Future[T]:
+    """Run a coroutine on the process' loop, without waiting for it."""
+    return asyncio.run_coroutine_threadsafe(coroutine, get())
 
 
 def run(coroutine: Coroutine[Any, Any, T], *, timeout_s: float) -> T:

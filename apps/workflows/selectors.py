@@ -21,7 +21,7 @@ from apps.executors.protocol.rows import (
 )
 from apps.htmx import COUNT_LIMIT
 from apps.registry.models import Application
-from apps.workflows.live import asking
+from apps.workflows.live import asking, counting
 from apps.workflows.live.order import EPOCH, Position
 from apps.workflows.live.pager import Pager
 from apps.workflows.models import SnapshotSync, WorkflowSnapshot
@@ -102,17 +102,21 @@ def list_workflows(
 ) -> WorkflowPage:
     """One page. Live lists are written through to the snapshots."""
     deadline = time.monotonic() + READ_BUDGET_S
-    pager = Pager(_request(filters), PAGE, deadline, SEARCH_BATCH, SEARCH_ASKS)
+    request = _request(filters)
+    pager = Pager(request, PAGE, deadline, SEARCH_BATCH, SEARCH_ASKS)
     try:
         page = asking.read(application, pager.after(cursor), deadline)
     except errors.ConductorError as exc:
         return _snapshot_page(application, filters, cursor, exc.message)
-    snapshots.remember(application=application, rows=page.rows)
+    # Where the page is the whole list, it is counted. SDKs answer one question after
+    # the other, so an executor asked to count meanwhile would give its rows later.
     is_all = cursor is None and page.next is None
+    count = len(page.rows) if is_all else counting.find_count(application, request)
+    snapshots.remember(application=application, rows=page.rows)
     return WorkflowPage(
         page.rows,
         page.next,
-        Count(len(page.rows), is_exact=True) if is_all else None,
+        None if count is None else Count(count, is_exact=True),
         searched=page.searched if page.is_unfinished else None,
     )
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 
 from apps.executors import clock, pages, presence
-from apps.executors.models import Executor, Recovery
+from apps.executors.models import Executor, Recovery, RejectedConnection
 from apps.executors.presence import Registration
 from apps.registry import auth
 from apps.registry.models import Application, Organization
@@ -112,3 +112,63 @@ def test_counts_end_somewhere() -> None:
         "10,000",
         "10,000+",
     ]
+
+
+# --- Pages follow one another, whatever their rows have in common --------------------
+
+
+def test_rejections_of_one_moment_come_once(organization: Organization) -> None:
+    moment = clock.now()
+    RejectedConnection.objects.bulk_create(
+        RejectedConnection(
+            organization=organization,
+            application_name=f"app-{number % 9}",
+            key_prefix=f"k{number}",
+            reason=RejectedConnection.Reason.BAD_KEY,
+            status=401,
+            first_seen_at=moment,
+            last_seen_at=moment,
+        )
+        for number in range(230)
+    )
+
+    seen: list[int] = []
+    cursor = None
+    while True:
+        page = pages.list_rejections(organization, cursor=cursor)
+        seen += [one.row.pk for one in page.rows]
+        if not page.next_cursor:
+            break
+        at, _, pk = page.next_cursor.rpartition(",")
+        cursor = datetime.fromisoformat(at), int(pk)
+
+    assert len(seen) == 230
+    assert seen == sorted(set(seen), reverse=True)
+
+
+def test_recoveries_of_one_moment_come_once(organization: Organization) -> None:
+    orders = make_application(organization, "orders")
+    moment = clock.now()
+    Recovery.objects.bulk_create(
+        Recovery(
+            application=orders,
+            executor_id=f"x{number}",
+            state=Recovery.State.WAITING,
+            disconnected_at=moment,
+            dead_at=moment,
+            next_try_at=moment,
+        )
+        for number in range(230)
+    )
+
+    seen: list[int] = []
+    cursor = None
+    while True:
+        page = pages.list_recoveries(orders, state="WAITING", cursor=cursor)
+        seen += [row.pk for row in page.rows]
+        if not page.next_cursor:
+            break
+        cursor = int(page.next_cursor)
+
+    assert len(seen) == 230
+    assert seen == sorted(set(seen), reverse=True)

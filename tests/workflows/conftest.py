@@ -27,6 +27,7 @@ from apps.registry.models import (
     Permission,
     Role,
 )
+from apps.workflows.live import counting
 from conductor_site.asgi import application as site
 from tests.api import make_key
 from tests.workflows.executor import ScriptedExecutor, wait_until
@@ -76,7 +77,9 @@ def make_world() -> World:
         user=bob, organization=acme, role=Role.objects.get(name="reader")
     )
     orders = Application.objects.create(organization=acme, name="orders")
+    # Tests number their applications alike.
     gateway.forget(orders.pk)
+    counting.clear()
     return World(acme, orders, alice, bob, mallory)
 
 

@@ -160,12 +160,31 @@ class ScriptedExecutor:
                 if row.get(column) not in several:
                     return False
         prefix = body.get("workflow_id_prefix")
-        if prefix and self._knows(2, 9) and not row["WorkflowUUID"].startswith(prefix):
-            return False
+        if prefix and self._knows(2, 9):
+            prefixes = [prefix] if isinstance(prefix, str) else prefix
+            # As LIKE does on SQLite.
+            upper = tuple(one.upper() for one in prefixes)
+            if not row["WorkflowUUID"].upper().startswith(upper):
+                return False
         if row["CreatedAt"] is None:
             return body["start_time"] is None and body["end_time"] is None
         created_ms = int(row["CreatedAt"])
         return _ms(body["start_time"], 0) <= created_ms <= _ms(body["end_time"], 2**60)
+
+    def _get_workflow_aggregates(self, request: dict[str, Any]) -> dict[str, Any]:
+        if not self._knows(2, 16):
+            return {"error_message": "Unknown message type"}
+        body = dict.fromkeys(("start_time", "end_time")) | request["body"]
+        names = {"workflow_name": "name", "application_version": "app_version"}
+        body |= {name: body.get(other) for name, other in names.items()}
+        rows = (row for row in self.workflows.values() if self._passes(row, body))
+        counts = Counter(row["Status"] for row in rows)
+        return {
+            "output": [
+                {"group": {"status": status}, "count": count}
+                for status, count in counts.items()
+            ]
+        }
 
     def _get_workflow(self, request: dict[str, Any]) -> dict[str, Any]:
         return {"output": self.workflows.get(request["workflow_id"])}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -67,6 +67,14 @@ class Executor:
             return False
         several = len(request.status) > 1 and self.peer is OLD
         if request.status and not several and row.status not in request.status:
+            return False
+        # As LIKE does on SQLite.
+        prefixes = tuple(prefix.upper() for prefix in request.workflow_id_prefix)
+        if prefixes and not row.workflow_id.upper().startswith(prefixes):
+            return False
+        # An empty text is no filter to many SDKs.
+        names = tuple(filter(None, request.workflow_name))
+        if names and row.name not in names:
             return False
         if request.workflow_uuids and row.workflow_id not in request.workflow_uuids:
             return False
@@ -186,6 +194,37 @@ def test_finished_ones_of_queues_are_found_whatever_the_sdk_makes_of_it(
     assert len(rows) == 12
     assert {row.queue_name for row in rows} == {"fast"}
     assert executor.asked[-1].queues_only is None
+
+
+@pytest.mark.parametrize("limit", [None, 4])
+def test_prefixes_tell_capitals_apart_whatever_the_database_does(
+    executor: Executor, limit: int | None
+) -> None:
+    executor.add(40, every_ms=3)
+    for row in executor.rows[::2]:
+        executor.rows.append(replace(row, workflow_id=row.workflow_id.upper()))
+    # Three of each millisecond, these by their ids.
+    numbers = sorted(range(40), key=lambda number: (number // 3, f"w-{number}"))
+    in_order = [f"w-{number}" for number in numbers]
+    wanted = Search(ListWorkflows(workflow_id_prefix=("w-",)), limit)
+
+    rows = []
+    while page := found(replace(wanted, offset=len(rows))):
+        rows += page
+
+    assert [row.workflow_id for row in rows] == in_order
+
+
+def test_an_empty_text_is_a_filter_that_hardly_anything_passes(
+    executor: Executor,
+) -> None:
+    executor.add(30)
+    executor.rows[17] = replace(executor.rows[17], name="")
+    executor.rows[18] = replace(executor.rows[18], name=None)
+
+    rows = found(Search(ListWorkflows(workflow_name=("",))))
+
+    assert [row.workflow_id for row in rows] == ["w-17"]
 
 
 def test_a_filter_that_cannot_be_made_up_for_is_refused_by_name(

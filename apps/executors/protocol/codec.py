@@ -28,6 +28,7 @@ __all__ = [
     "id_parts",
     "ignored_filters",
     "is_unknown_type",
+    "loose_filters",
     "parse_reply",
     "peek_request_id",
     "refilter",
@@ -46,6 +47,7 @@ _EXCEPTION_ENDS = ("Error", "Exception", "Exc")
 # Java 0.7 loses messages of more than 16 KiB, Python before 2.9 those of 1 MiB.
 ID_CHARS = 12_000
 IDS = 250
+_LIKE_TAKES_MORE = re.compile(r"[A-Za-z%_\\]")
 _REQUEST_ID = re.compile(r'"request_id"\s*:\s*"((?:[^"\\]|\\.)*)"')
 
 
@@ -311,12 +313,13 @@ def refilter(
     request: Request, peer: Peer, rows: Iterable[WorkflowRow]
 ) -> list[WorkflowRow]:
     """Drop the rows that do not pass those of the request's filters that this peer
-    silently ignores.
+    silently ignores, or that SDKs take more loosely than they are meant.
 
     Raises: UnsupportedByExecutor where its rows do not even say what is asked for.
     """
     kept = list(rows)
-    for field in ignored_filters(request, peer):
+    fields = [*ignored_filters(request, peer), *loose_filters(request)]
+    for field in dict.fromkeys(fields):
         rule = _FILTERS.get(field)
         if rule is None or not _surely(rule.told, peer):
             raise _refusal(request, field, peer)
@@ -343,6 +346,23 @@ def _refusal(request: Request, field: str, peer: Peer) -> errors.UnsupportedByEx
 def ignored_filters(request: Request, peer: Peer) -> list[str]:
     """The filters in use that this peer does not know, or cannot be told in full."""
     return [name for name in untold(request, peer) if name not in _NO_FILTERS]
+
+
+def loose_filters(request: Request) -> list[str]:
+    """The filters in use that let more pass than was asked for, whichever SDK answers.
+
+    Id prefixes are compared by LIKE, which on SQLite takes A for a, and in TypeScript's
+    SDK `_` for any character; and to many SDKs an empty text is no filter.
+    """
+    names = []
+    for field in dataclasses.fields(request):
+        value = getattr(request, field.name)
+        if not isinstance(value, tuple):
+            continue
+        is_like = field.name == "workflow_id_prefix"
+        if "" in value or (is_like and any(map(_LIKE_TAKES_MORE.search, value))):
+            names.append(field.name)
+    return names
 
 
 def untold(request: Request, peer: Peer) -> list[str]:

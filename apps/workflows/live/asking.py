@@ -98,6 +98,6 @@ def _answered(request: ListWorkflows, answer: gateway.Answer) -> Answered:
     if _is_queues_ours(request):
         passing = [row for row in passing if row.queue_name]
     is_filtered_here = sent is not request or bool(
-        codec.ignored_filters(sent, answer.by.peer)
+        codec.ignored_filters(sent, answer.by.peer) or codec.loose_filters(sent)
     )
     return Answered(rows, passing, is_filtered_here)

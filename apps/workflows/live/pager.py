@@ -39,7 +39,8 @@ class Answered:
 
     rows: Sequence[WorkflowRow]
     passing: Sequence[WorkflowRow]
-    # Whether it ignored a filter, so that its limit and offset count too much.
+    # Whether it ignored a filter or took it loosely, so that its limit and offset count
+    # too much.
     is_filtered_here: bool = False
 
 
