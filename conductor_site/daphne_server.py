@@ -62,11 +62,6 @@ HANDSHAKE_SECS = 20.0
 HTTP_SECS = 120.0
 MAX_BODY_BYTES = 10 * 2**20
 DISCARD_BYTES = 2**20
-# For all of a request's head, and then for all of its body.
-HEAD_SECS = 30.0
-BODY_SECS = 60.0
-# Connections of one address whose requests are not here whole.
-MAX_UNFINISHED = 2_000
 # Frames of the websocket protocol: final frame and opcode, and the bit for a mask.
 PING, PONG, MASKED = 0x89, 0x8A, 0x80
 PING_FRAME = bytes((PING, 6)) + b"alive?"
@@ -679,9 +674,9 @@ class Server(DaphneServer):  # type: ignore[misc]
         ping_secs: float = PING_SECS,
         pong_secs: float = PONG_SECS,
         http_secs: float = HTTP_SECS,
-        head_secs: float = HEAD_SECS,
-        body_secs: float = BODY_SECS,
-        max_unfinished: int = MAX_UNFINISHED,
+        head_secs: float,
+        body_secs: float,
+        max_unfinished: int,
         drain_secs: float = 1.5,
         stop_secs: float = 4.5,
     ) -> None:
@@ -712,7 +707,9 @@ class Server(DaphneServer):  # type: ignore[misc]
         self.on_start = on_start
         self.on_ready = on_ready
         self.on_stop = on_stop
+        # For all of a request's head, and then for all of its body.
         self.head_secs, self.body_secs = head_secs, body_secs
+        # Connections of one address whose requests are not here whole.
         self.max_unfinished = max_unfinished
         self.unfinished = Unfinished()
         self.drain_secs = drain_secs
