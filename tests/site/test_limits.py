@@ -7,7 +7,6 @@ server without these limits did.
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Iterator
 
 import httpx
@@ -17,6 +16,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from benchmarks.stack import wait_until
 from tests.e2e.world import Embedded
+from tests.executors.test_fuzz_frames import closing_code
 from tests.site.test_deadlines import FORM, dribble
 
 IDENTITY, WRONG_KEYS, PAGES, SECS = 20, 5, 3, 2
@@ -142,15 +142,3 @@ def patiently(conductor: Embedded, cookie: str) -> ClientConnection | None:
         return open_page(conductor, cookie)
     except InvalidStatus:
         return None
-
-
-def closing_code(page: ClientConnection) -> int | None:
-    """Return the code with which the server closes; None where it does not."""
-    deadline = time.monotonic() + 10
-    with contextlib.suppress(TimeoutError):
-        try:
-            while time.monotonic() < deadline:
-                page.recv(10)
-        except ConnectionClosed as exc:
-            return exc.rcvd.code if exc.rcvd else None
-    return None
