@@ -70,11 +70,6 @@ HANDSHAKE_SECS = 20.0
 HTTP_SECS = 120.0
 MAX_BODY_BYTES = 10 * 2**20
 DISCARD_BYTES = 2**20
-# For all of a request's head, and then for all of its body.
-HEAD_SECS = 30.0
-BODY_SECS = 60.0
-# Connections of one address whose requests are not here whole.
-MAX_UNFINISHED = 2_000
 # Frames of the websocket protocol: final frame and opcode, and the bit for a mask.
 PING, PONG, MASKED = 0x89, 0x8A, 0x80
 PING_FRAME = bytes((PING, 6)) + b"alive?"
@@ -793,11 +788,11 @@ class Server(DaphneServer):  # type: ignore[misc]
         ping_secs: float = PING_SECS,
         pong_secs: float = PONG_SECS,
         http_secs: float = HTTP_SECS,
-        head_secs: float = HEAD_SECS,
-        body_secs: float = BODY_SECS,
+        head_secs: float,
+        body_secs: float,
+        max_unfinished: int,
         wait_secs: float = WAIT_SECS,
         message_secs: float = MESSAGE_SECS,
-        max_unfinished: int = MAX_UNFINISHED,
         drain_secs: float = 1.5,
         stop_secs: float = 4.5,
     ) -> None:
@@ -831,8 +826,10 @@ class Server(DaphneServer):  # type: ignore[misc]
         self.on_start = on_start
         self.on_ready = on_ready
         self.on_stop = on_stop
+        # For all of a request's head, and then for all of its body.
         self.head_secs, self.body_secs = head_secs, body_secs
         self.wait_secs, self.message_secs = wait_secs, message_secs
+        # Connections of one address whose requests are not here whole.
         self.max_unfinished = max_unfinished
         self.unfinished = Unfinished()
         self.drain_secs = drain_secs

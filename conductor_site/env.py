@@ -39,6 +39,14 @@ def envint(name: str, default: int) -> int:
         ) from None
 
 
+def envcount(name: str, default: int) -> int:
+    """A whole number from 1."""
+    number = envint(name, default)
+    if number < 1:
+        raise ImproperlyConfigured(f"{name} must be positive, not {number}")
+    return number
+
+
 def envfloat(name: str, default: float) -> float:
     value = os.environ.get(name, "")
     if not value.strip():

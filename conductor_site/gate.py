@@ -42,9 +42,6 @@ WAITING_PER_SOURCE = 64
 WAITING_PER_CALLER = 200
 WAITING_OF_A_LANE = 1_000
 WAIT_SECS = 15.0
-# A minute, from one address. Programs that wait for a person ask every five seconds.
-IDENTITY_LIMIT = 240
-ACCOUNTS_LIMIT = 60
 
 FREE_PREFIXES = ("/static/", "/healthz", "/openapi", "/docs")
 TOO_MANY = "Too many requests at once. Try again in a moment."
@@ -129,8 +126,15 @@ class Gate:
         self.wait_secs = wait_secs
         self.callers: dict[str, Lane] = {}
         self.limits = (
-            ("/identity/", AddressLimit(IDENTITY_LIMIT)),
-            ("/accounts/", AddressLimit(ACCOUNTS_LIMIT)),
+            # Programs that wait for a person ask every five seconds.
+            (
+                "/identity/",
+                AddressLimit(settings.CONDUCTOR_IDENTITY_REQUESTS_PER_MINUTE),
+            ),
+            (
+                "/accounts/",
+                AddressLimit(settings.CONDUCTOR_ACCOUNT_REQUESTS_PER_MINUTE),
+            ),
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

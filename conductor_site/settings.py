@@ -63,10 +63,8 @@ SECRET_KEY_FALLBACKS = env.envlist("SECRET_KEY_FALLBACKS", [])
 
 
 # Of each process, for requests and tasks; Conductor's own threads have others.
-DATABASE_POOL_SIZE = env.envint("DATABASE_POOL_SIZE", 8)
+DATABASE_POOL_SIZE = env.envcount("DATABASE_POOL_SIZE", 8)
 DATABASE_POOL_WAIT_SECS = env.envfloat("DATABASE_POOL_WAIT_SECS", 15.0)
-if DATABASE_POOL_SIZE < 1:
-    raise ImproperlyConfigured("DATABASE_POOL_SIZE must be positive.")
 
 
 def _database() -> dict[str, Any]:
@@ -75,6 +73,8 @@ def _database() -> dict[str, Any]:
         return {
             "ENGINE": "django.db.backends.sqlite3",
             "NAME": DATA_DIR / "conductor.sqlite3",
+            # A connection costs nobody anything, and opening one some milliseconds.
+            "CONN_MAX_AGE": None,
             "OPTIONS": {
                 # Readers never wait for the writer, and a transaction that will write
                 # takes its lock at the start, where waiting for it is still possible.
@@ -141,47 +141,70 @@ CONDUCTOR_SWEEP_SECS = env.envfloat("CONDUCTOR_SWEEP_SECS", 2.0)
 CONDUCTOR_SNAPSHOT_SECS = env.envfloat("CONDUCTOR_SNAPSHOT_SECS", 15.0)
 # Metrics are of whole minutes; this is how often those that are over are asked for.
 CONDUCTOR_METRICS_PERIOD_SECS = env.envfloat("CONDUCTOR_METRICS_PERIOD_SECS", 60.0)
-CONDUCTOR_METRICS_RETENTION_DAYS = env.envint("CONDUCTOR_METRICS_RETENTION_DAYS", 15)
+CONDUCTOR_METRICS_RETENTION_DAYS = env.envcount("CONDUCTOR_METRICS_RETENTION_DAYS", 15)
 # Opens `/metrics`, the health of all of Conductor; without one it is for staff only.
 CONDUCTOR_METRICS_TOKEN = env.envsecret("CONDUCTOR_METRICS_TOKEN", "")
-if CONDUCTOR_METRICS_RETENTION_DAYS < 1:
-    raise ImproperlyConfigured("CONDUCTOR_METRICS_RETENTION_DAYS must be positive.")
-CONDUCTOR_MAX_BODY_BYTES = env.envint("CONDUCTOR_MAX_BODY_BYTES", 10 * 2**20)
+CONDUCTOR_MAX_BODY_BYTES = env.envcount("CONDUCTOR_MAX_BODY_BYTES", 10 * 2**20)
 # How many proxies stand before every server and append to X-Forwarded-For.
 CONDUCTOR_TRUSTED_PROXIES = env.envint("CONDUCTOR_TRUSTED_PROXIES", 0)
-if CONDUCTOR_TRUSTED_PROXIES < 0 or CONDUCTOR_MAX_BODY_BYTES < 1:
-    raise ImproperlyConfigured(
-        "CONDUCTOR_TRUSTED_PROXIES must not be negative, and CONDUCTOR_MAX_BODY_BYTES "
-        "must be positive."
-    )
+if CONDUCTOR_TRUSTED_PROXIES < 0:
+    raise ImproperlyConfigured("CONDUCTOR_TRUSTED_PROXIES must not be negative.")
 # Of an executor's answer. Exports of large workflows may need more.
-CONDUCTOR_MAX_MESSAGE_BYTES = env.envint("CONDUCTOR_MAX_MESSAGE_BYTES", 16 * 2**20)
+CONDUCTOR_MAX_MESSAGE_BYTES = env.envcount("CONDUCTOR_MAX_MESSAGE_BYTES", 16 * 2**20)
 # Of all the answers that each server process is receiving; one organization's may be a
 # quarter of it.
-CONDUCTOR_RECEIVE_BUDGET_BYTES = env.envint(
+CONDUCTOR_RECEIVE_BUDGET_BYTES = env.envcount(
     "CONDUCTOR_RECEIVE_BUDGET_BYTES", 8 * CONDUCTOR_MAX_MESSAGE_BYTES
 )
-if not 0 < CONDUCTOR_MAX_MESSAGE_BYTES <= CONDUCTOR_RECEIVE_BUDGET_BYTES:
+if CONDUCTOR_RECEIVE_BUDGET_BYTES < CONDUCTOR_MAX_MESSAGE_BYTES:
     raise ImproperlyConfigured(
-        "CONDUCTOR_MAX_MESSAGE_BYTES must be positive, and "
-        "CONDUCTOR_RECEIVE_BUDGET_BYTES must not be less."
+        "CONDUCTOR_RECEIVE_BUDGET_BYTES must not be less than "
+        "CONDUCTOR_MAX_MESSAGE_BYTES."
     )
 
 # Quotas. Of connections, each server process counts its own.
-CONDUCTOR_MAX_EXECUTORS = env.envint("CONDUCTOR_MAX_EXECUTORS", 20_000)
-CONDUCTOR_MAX_CONNECTIONS_PER_APPLICATION = env.envint(
+CONDUCTOR_MAX_EXECUTORS = env.envcount("CONDUCTOR_MAX_EXECUTORS", 20_000)
+CONDUCTOR_MAX_CONNECTIONS_PER_APPLICATION = env.envcount(
     "CONDUCTOR_MAX_CONNECTIONS_PER_APPLICATION", 20_000
 )
-CONDUCTOR_MAX_CONNECTIONS_PER_KEY = env.envint(
+CONDUCTOR_MAX_CONNECTIONS_PER_KEY = env.envcount(
     "CONDUCTOR_MAX_CONNECTIONS_PER_KEY", 20_000
 )
-CONDUCTOR_MAX_CONNECTIONS_PER_ORGANIZATION = env.envint(
+CONDUCTOR_MAX_CONNECTIONS_PER_ORGANIZATION = env.envcount(
     "CONDUCTOR_MAX_CONNECTIONS_PER_ORGANIZATION", 30_000
 )
 # How long what is over is kept.
-CONDUCTOR_RECOVERY_RETENTION_DAYS = env.envint("CONDUCTOR_RECOVERY_RETENTION_DAYS", 90)
-CONDUCTOR_COMMAND_RETENTION_DAYS = env.envint("CONDUCTOR_COMMAND_RETENTION_DAYS", 90)
-CONDUCTOR_REJECTED_RETENTION_DAYS = env.envint("CONDUCTOR_REJECTED_RETENTION_DAYS", 30)
+CONDUCTOR_RECOVERY_RETENTION_DAYS = env.envcount(
+    "CONDUCTOR_RECOVERY_RETENTION_DAYS", 90
+)
+CONDUCTOR_COMMAND_RETENTION_DAYS = env.envcount("CONDUCTOR_COMMAND_RETENTION_DAYS", 90)
+CONDUCTOR_REJECTED_RETENTION_DAYS = env.envcount(
+    "CONDUCTOR_REJECTED_RETENTION_DAYS", 30
+)
+
+# What each server process takes of one address. A proxy has one address, too, unless
+# CONDUCTOR_TRUSTED_PROXIES says that it is one.
+CONDUCTOR_IDENTITY_REQUESTS_PER_MINUTE = env.envcount(
+    "CONDUCTOR_IDENTITY_REQUESTS_PER_MINUTE", 240
+)
+CONDUCTOR_ACCOUNT_REQUESTS_PER_MINUTE = env.envcount(
+    "CONDUCTOR_ACCOUNT_REQUESTS_PER_MINUTE", 60
+)
+CONDUCTOR_WRONG_KEYS_PER_MINUTE = env.envcount("CONDUCTOR_WRONG_KEYS_PER_MINUTE", 120)
+CONDUCTOR_MAX_OPEN_PAGES_PER_ADDRESS = env.envcount(
+    "CONDUCTOR_MAX_OPEN_PAGES_PER_ADDRESS", 2_000
+)
+CONDUCTOR_MAX_OPEN_PAGES_PER_PERSON = env.envcount(
+    "CONDUCTOR_MAX_OPEN_PAGES_PER_PERSON", 200
+)
+# Of the connection's own address, also behind a trusted proxy: the request that would
+# name another one is not here yet.
+CONDUCTOR_MAX_UNFINISHED_REQUESTS = env.envcount(
+    "CONDUCTOR_MAX_UNFINISHED_REQUESTS", 2_000
+)
+# For all of a request's head, and then for all of its body.
+CONDUCTOR_REQUEST_HEAD_SECS = env.envfloat("CONDUCTOR_REQUEST_HEAD_SECS", 30.0)
+CONDUCTOR_REQUEST_BODY_SECS = env.envfloat("CONDUCTOR_REQUEST_BODY_SECS", 60.0)
 
 # --- Django ----------------------------------------------------------------------
 ALLOWED_HOSTS = env.envlist("ALLOWED_HOSTS", ["localhost", "127.0.0.1", "[::1]"])

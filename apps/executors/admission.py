@@ -34,8 +34,6 @@ from apps.registry.models import ApiKey, Application, Permission
 
 REMEMBER_SECS = 5.0
 REMEMBER_LIMIT = 20_000
-# Wrong keys a minute from one address that are looked up.
-WRONG_KEYS_LIMIT = 120
 # New keys that wait to be looked up, and how many one query looks up.
 WAITING_LIMIT = 5_000
 BATCH_LIMIT = 500
@@ -99,7 +97,8 @@ _known_threads = ThreadPoolExecutor(
 _unknown_thread = ThreadPoolExecutor(
     1, thread_name_prefix="admission-new-db", initializer=database.keep_own_connection
 )
-_wrong_keys = AddressLimit(WRONG_KEYS_LIMIT)
+# As many of one address are looked up.
+_wrong_keys = AddressLimit(settings.CONDUCTOR_WRONG_KEYS_PER_MINUTE)
 # Hashes of keys that are no wrong ones, looked up once an address is over its limit.
 _hashes: set[str] = set()
 _hashes_at = -math.inf

@@ -246,7 +246,11 @@ class LiveConsumer(_RefusingConsumer):
     """An open page of one application. It is told that something changed, not what."""
 
     channel_layer_alias = "default"
-    open_sockets = open_pages.OpenPages()
+    open_sockets = open_pages.OpenPages(
+        per_person=settings.CONDUCTOR_MAX_OPEN_PAGES_PER_PERSON,
+        # Many people may come by one proxy, or from one office.
+        per_address=settings.CONDUCTOR_MAX_OPEN_PAGES_PER_ADDRESS,
+    )
 
     async def connect(self) -> None:
         address = (self.scope.get("client") or ("", 0))[0]

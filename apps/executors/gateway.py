@@ -14,17 +14,15 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
-
-from django.db import close_old_connections
 
 from apps import errors
 from apps.database import release as release_connection
 from apps.executors import bus, databases, loops, meters, parsers
 from apps.executors.databases import Present
 from apps.executors.joined import Joined
+from apps.executors.lanes import Lanes
 from apps.executors.models import Executor
 from apps.executors.protocol import codec
 from apps.executors.protocol.messages import Request
@@ -72,7 +70,9 @@ _directory: dict[int, dict[_Wanted, tuple[float, list[Target]]]] = {}
 _several: dict[int, list[Present]] = {}
 _directory_lock = threading.Lock()
 _joined: Joined[Answer] = Joined()
-_database_threads = ThreadPoolExecutor(4, thread_name_prefix="gateway-db")
+_database_lanes = Lanes(
+    "gateway-db", per_owner=2, per_group=2, total=4, keeps_threads=True
+)
 
 
 def ask(
@@ -296,17 +296,15 @@ def _refuse_to_guess(application: Application) -> None:
 
 
 async def _in_database_thread(
-    function: Callable[..., list[Target]], *arguments: Any
+    function: Callable[..., list[Target]], application: Application, *arguments: Any
 ) -> list[Target]:
-    def call() -> list[Target]:
-        close_old_connections()
-        try:
-            return function(*arguments)
-        finally:
-            release_connection()
-
-    loop = asyncio.get_running_loop()
-    return await loop.run_in_executor(_database_threads, call)
+    return await asyncio.wrap_future(
+        _database_lanes.begin(
+            application.pk,
+            lambda: function(application, *arguments),
+            group=application.organization_id,
+        )
+    )
 
 
 def _sample(targets: list[Target]) -> list[Target]:

@@ -9,13 +9,17 @@ import logging
 import threading
 from collections import Counter, deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
 
 from django.db import connections
 from django.db.utils import InterfaceError, OperationalError
 
+from apps import database
+
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
 Work = Callable[[], object]
 # Group and owner.
 _Key = tuple[int, int]
@@ -72,6 +76,23 @@ class Lanes:
             target=self._run, args=(key,), name=self.name, daemon=True
         ).start()
 
+    def begin(
+        self, owner: int, function: Callable[[], T], *, group: int | None = None
+    ) -> Future[T]:
+        """`submit`, for whoever waits for what becomes of it."""
+        result: Future[T] = Future()
+
+        def fulfil() -> None:
+            if not result.set_running_or_notify_cancel():
+                return
+            try:
+                result.set_result(function())
+            except BaseException as exc:
+                result.set_exception(exc)
+
+        self.submit(owner, fulfil, group=group)
+        return result
+
     def in_hand(self) -> set[_Key]:
         """Return the group and the owner of all work that runs or waits here."""
         with self._lock:
@@ -117,8 +138,11 @@ class Lanes:
                     )
                 except Exception:
                     logger.exception("%s failed", self.name)
+                if self._kept is not None:
+                    database.release()
         finally:
-            connections.close_all()
+            if self._kept is None:
+                connections.close_all()
 
     def _take(self, key: _Key) -> tuple[_Key, Work] | None:
         """End the owner's turn; begin the turn of whoever waits longest."""

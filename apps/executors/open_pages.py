@@ -6,17 +6,11 @@ from collections import Counter
 
 from apps.registry.limits import source_of
 
-PER_PERSON = 200
-# Many people may come by one proxy, or from one office.
-PER_ADDRESS = 2_000
-
 
 class OpenPages:
     """Counts sockets. Used on the server's loop only."""
 
-    def __init__(
-        self, per_person: int = PER_PERSON, per_address: int = PER_ADDRESS
-    ) -> None:
+    def __init__(self, *, per_person: int, per_address: int) -> None:
         self.per_person, self.per_address = per_person, per_address
         self._of: dict[object, tuple[str, str]] = {}
         self._persons: Counter[str] = Counter()

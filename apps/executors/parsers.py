@@ -17,7 +17,6 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -73,18 +72,19 @@ async def parse(
         return codec.parse_reply(request, text)
     is_middle = _is_within(text, MIDDLE_CHARS, MIDDLE_VALUES)
     lanes, function = (_middle, codec.parse_reply) if is_middle else (_long, _parse)
-    result: Future[Any] = Future()
-    _count_waiting(organization_id, len(text))
-    lanes.submit(
+    chars = len(text)
+    _count_waiting(organization_id, chars)
+    running = lanes.begin(
         application_id,
-        lambda: _fulfil(result, function, request, text, organization_id),
+        lambda: _finish(function, request, text),
         group=organization_id,
     )
-    problem = await asyncio.wrap_future(result)
-    if isinstance(problem, errors.ProtocolError):
+    running.add_done_callback(lambda _: _count_done(organization_id, chars))
+    reply = await asyncio.wrap_future(running)
+    if isinstance(reply, errors.ProtocolError):
         # Raised out here: the traceback of one raised there would keep the text.
-        raise errors.ProtocolError(problem.message)
-    return problem
+        raise errors.ProtocolError(reply.message)
+    return reply
 
 
 def is_short(text: str) -> bool:
@@ -107,26 +107,21 @@ def _count_waiting(organization_id: int, chars: int) -> None:
         _waiting_chars[organization_id] += chars
 
 
-def _fulfil(
-    result: Future[Any],
-    function: Callable[[Request, str], Any],
-    request: Request,
-    text: str,
-    organization_id: int,
-) -> None:
+def _count_done(organization_id: int, chars: int) -> None:
+    with _lock:
+        _waiting_chars[organization_id] -= chars
+        if not _waiting_chars[organization_id]:
+            del _waiting_chars[organization_id]
+
+
+def _finish(
+    function: Callable[[Request, str], Any], request: Request, text: str
+) -> Any:
+    """Return the reply, or the ProtocolError that it is."""
     try:
-        if result.set_running_or_notify_cancel():
-            result.set_result(function(request, text))
+        return parse(request, text)
     except errors.ProtocolError as exc:
-        result.set_result(exc.with_traceback(None))
-    except BaseException as exc:
-        result.set_exception(exc)
-        raise
-    finally:
-        with _lock:
-            _waiting_chars[organization_id] -= len(text)
-            if not _waiting_chars[organization_id]:
-                del _waiting_chars[organization_id]
+        return exc.with_traceback(None)
 
 
 def _parse(request: Request, text: str) -> Any:

@@ -23,7 +23,7 @@ from tests.chaos.rig import FULL
 
 pytestmark = [pytest.mark.services]
 
-DEAD = 9_000 if FULL else 1_000
+DEAD = 9_000 if FULL else 3_000
 TIMEOUT_SECS = 5
 # Generous where others use the machine; the numbers are printed.
 SLACK_SECS = 3.0 if FULL else 15.0

@@ -286,7 +286,7 @@ async def test_address_with_many_wrong_keys_is_refused_unasked_but_not_its_good_
         admission.keys, "list_hashes", lambda limit: {keys.hash_secret("good-by-hash")}
     )
     await admission.admit("orders", "good-lately", remote_ip="192.0.2.1")
-    for n in range(admission.WRONG_KEYS_LIMIT + 1):
+    for n in range(admission._wrong_keys.limit + 1):
         await admission.admit("orders", f"wrong{n}", remote_ip="192.0.2.1")
     admission.refresh_hints()
     admission.forget_verdicts()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from apps import errors
-from apps.executors import clock, fairness, gateway, presence, recovery
+from apps.executors import clock, gateway, presence, recovery
 from apps.executors.models import Executor, Recovery, RecoveryAttempt
 from apps.executors.presence import Registration
 from apps.executors.protocol import codec, messages
@@ -262,6 +262,23 @@ def test_the_backlog_of_one_tenant_does_not_delay_another(
     assert planned() == {"orders": 1, "payments": limit}
 
 
+def test_one_pass_takes_over_for_whoever_stands_behind_the_backlog_of_another(
+    application: Application, dead: Recovery, executors: Executors
+) -> None:
+    """Before, nothing was asked for `orders` until the backlog was done."""
+    noisy = make_neighbour()
+    make_backlog(noisy, 2_500)
+    connect(noisy, "noisy-heir", "v1")
+    connect(application, "heir", "v1")
+    executors.says["exist_pending_workflows"] = errors.ExecutorTimeout("No answer.")
+
+    recovery.sweep()
+
+    dead.refresh_from_db()
+    assert dead.taken_over_by == "heir"
+    assert ("dead",) in executors.orders
+
+
 def test_what_is_in_hand_is_not_planned_again(
     application: Application, dead: Recovery
 ) -> None:
@@ -289,16 +306,6 @@ def test_a_pass_is_bounded_where_every_executor_has_a_version_of_its_own(
 
     with django_assert_max_num_queries(12 * recovery.ORDERS_PER_APPLICATION):
         assert planned() == {"orders": 1}
-
-
-def test_organizations_take_turns(application: Application, dead: Recovery) -> None:
-    for number in range(20):
-        make_neighbour("noisy", f"app-{number}")
-
-    turns = fairness.in_turns(Application.objects.all())
-
-    assert application in turns[:2]
-    assert len(turns) == 21
 
 
 def test_an_executor_that_hangs_is_asked_once_about_what_nobody_runs(

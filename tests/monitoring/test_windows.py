@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from apps.monitoring import openmetrics, selectors, windows
+from apps.monitoring import openmetrics, selectors
 from apps.monitoring.models import MetricCollection, MetricWindow
 from conductor_site.settings import CELERY_BEAT_SCHEDULE
 from tests.monitoring.conftest import NOON, Clock, Oracle, group
@@ -21,20 +21,6 @@ TICK = 0.25
 
 def seconds(number: float) -> timedelta:
     return timedelta(seconds=number)
-
-
-@pytest.mark.parametrize(
-    ("period", "length"),
-    [(0.5, 1), (1, 1), (5, 5), (7, 6), (59, 30), (60, 60), (90, 60)],
-)
-def test_window_is_a_whole_part_of_a_minute(
-    settings: Any, period: float, length: int
-) -> None:
-    settings.CONDUCTOR_METRICS_PERIOD_SECS = period
-
-    assert windows.length() == seconds(length)
-    assert windows.end_of(NOON) == NOON + seconds(length)
-    assert windows.begin_of(NOON - seconds(0.1)) == NOON - seconds(length)
 
 
 @pytest.mark.parametrize("period", [1, 5, 20, 60])

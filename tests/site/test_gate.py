@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from django.conf import settings
 
 from apps.registry import acquainted
 from conductor_site import gate
@@ -166,10 +167,10 @@ async def test_wait_is_bounded_and_refused_as_the_path_wants_it() -> None:
 @pytest.mark.parametrize(
     ("path", "limit"),
     [
-        ("/identity/token", gate.IDENTITY_LIMIT),
-        ("/identity/device-code", gate.IDENTITY_LIMIT),
-        ("/accounts/signup/", gate.ACCOUNTS_LIMIT),
-        ("/accounts/password/reset/", gate.ACCOUNTS_LIMIT),
+        ("/identity/token", settings.CONDUCTOR_IDENTITY_REQUESTS_PER_MINUTE),
+        ("/identity/device-code", settings.CONDUCTOR_IDENTITY_REQUESTS_PER_MINUTE),
+        ("/accounts/signup/", settings.CONDUCTOR_ACCOUNT_REQUESTS_PER_MINUTE),
+        ("/accounts/password/reset/", settings.CONDUCTOR_ACCOUNT_REQUESTS_PER_MINUTE),
     ],
 )
 async def test_what_needs_no_account_is_limited_for_each_address(

@@ -21,6 +21,7 @@ PATIENCE_SECS = 5.0
 @pytest.mark.parametrize(
     "text",
     [
+        f"boom: {TRACE}\n" + "Error" * 20_000,
         f"boom: {TRACE}\n" + "Error" * 200_000,
         f"boom: {TRACE}\n" + "a.Error" * 150_000 + " ",
         f"boom: {TRACE}\n" + "Error\n" * 200_000,
@@ -29,7 +30,7 @@ PATIENCE_SECS = 5.0
         " " * 1_000_000 + "x",
         "Exc" * 300_000 + ":",
     ],
-    ids=range(7),
+    ids=range(8),
 )
 def test_error_texts_made_for_backtracking(text: str) -> None:
     begun = time.monotonic()
