@@ -119,7 +119,7 @@ def _finish(
 ) -> Any:
     """Return the reply, or the ProtocolError that it is."""
     try:
-        return parse(request, text)
+        return function(request, text)
     except errors.ProtocolError as exc:
         return exc.with_traceback(None)
 

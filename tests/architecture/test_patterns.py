@@ -117,9 +117,8 @@ def _find(path: Path) -> Iterator[Found]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
             names[node.value] = node.targets[0].id
-        elif isinstance(node, ast.Call) and all(_called(node)):
-            owner, method = _called(node)
-            methods[owner].add(method)
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            methods[node.value.id].add(node.attr)
     for node in ast.walk(tree):
         for argument, method in _patterns_in(node):
             pattern = _text(argument)
