@@ -29,6 +29,7 @@ COMPUTED = {"CONDUCTOR_DATA_DIR": ".data", "ACCOUNT_EMAIL_VERIFICATION": "option
 def read_settings() -> Iterator[tuple[str, str]]:
     """Return each name that is read from the environment, and its default as text."""
     tree = ast.parse((ROOT / "conductor_site/settings.py").read_text())
+    known: dict[str, str] = {}
     for node in ast.walk(tree):
         if (
             isinstance(node, ast.Call)
@@ -37,16 +38,20 @@ def read_settings() -> Iterator[tuple[str, str]]:
         ):
             name, default = (ast.unparse(one) for one in node.args[:2])
             name = ast.literal_eval(name)
-            yield name, COMPUTED.get(name) or as_text(ast.parse(default).body[0])
+            known[name] = COMPUTED.get(name) or as_text(
+                ast.parse(default).body[0], known
+            )
+            yield name, known[name]
     # Of the supervisor, which starts the workers.
     yield "CONDUCTOR_WORKER_THREADS", "16"
 
 
-def as_text(default: ast.stmt) -> str:
-    """Write a default as one would set it."""
+def as_text(default: ast.stmt, known: dict[str, str]) -> str:
+    """Write a default as one would set it; it may be a multiple of one before."""
     assert isinstance(default, ast.Expr)
     code = compile(ast.Expression(default.value), "default", "eval")
-    value: Any = eval(code, {"__builtins__": {}})
+    numbers = {name: int(text) for name, text in known.items() if text.isdecimal()}
+    value: Any = eval(code, {"__builtins__": {}}, numbers)
     match value:
         case bool():
             return str(int(value))
