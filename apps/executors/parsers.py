@@ -15,6 +15,7 @@ import pickle
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -36,6 +37,8 @@ MIDDLE_AT_ONCE, LONG_AT_ONCE = 4, 2
 # Real replies of 16 MiB take less than a second on a busy machine.
 LONG_SECS = 20.0
 BASE_MEMORY_BYTES = 256 * 2**20
+# Then a process is used again; a little later it ends.
+KEPT_SECS = parser_process.IDLE_SECS - 2
 # A process is not used again after a longer reply, which made it large.
 RETIRING_CHARS = 4 * 2**20
 
@@ -54,7 +57,8 @@ _long = Lanes(
     keeps_threads=True,
 )
 _waiting_chars: Counter[int] = Counter()
-_idle: list[_Process] = []
+# With the moment since when each is idle.
+_idle: list[tuple[float, _Process]] = []
 _lock = threading.Lock()
 # A forked worker has no use for its parent's processes.
 os.register_at_fork(after_in_child=_idle.clear)
@@ -126,9 +130,7 @@ def _finish(
 
 def _parse(request: Request, text: str) -> Any:
     """Parse in another process. Raises: ProtocolError."""
-    with _lock:
-        process = _idle.pop() if _idle else None
-    process = process or _Process()
+    process = _take_idle() or _Process()
     try:
         reply = process.parse(request, text)
     except (OSError, EOFError):
@@ -140,10 +142,24 @@ def _parse(request: Request, text: str) -> Any:
         process.stop()
     else:
         with _lock:
-            _idle.append(process)
+            _idle.append((time.monotonic(), process))
     if isinstance(reply, errors.ProtocolError):
         raise reply
     return reply
+
+
+def _take_idle() -> _Process | None:
+    """Return a process that is not about to end."""
+    with _lock:
+        newest = _idle.pop() if _idle else None
+    if newest is None:
+        return None
+    since, process = newest
+    if time.monotonic() - since < KEPT_SECS:
+        return process
+    process.stop()
+    stop()  # The others are idle for longer.
+    return None
 
 
 def stop() -> None:
@@ -151,7 +167,7 @@ def stop() -> None:
     with _lock:
         idle = list(_idle)
         _idle.clear()
-    for process in idle:
+    for _, process in idle:
         process.stop()
 
 

@@ -105,11 +105,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    environment = {
-        name: value
-        for name, value in os.environ.items()
-        if name not in {"DATABASE_URL", "REDIS_URL", "DJANGO_SETTINGS_MODULE"}
-    }
+    # At full scale, of services mode, where it is given a database.
+    others = {"DJANGO_SETTINGS_MODULE"}
+    if os.environ.get("CHAOS") != "full":
+        others |= {"DATABASE_URL", "REDIS_URL"}
+    environment = {k: v for k, v in os.environ.items() if k not in others}
     environment |= {
         "PORT": str(port),
         "CONDUCTOR_DATA_DIR": str(data),

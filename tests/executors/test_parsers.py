@@ -21,6 +21,7 @@ from apps.executors.protocol.messages import (
     ListWorkflows,
     Request,
 )
+from tests.executors.test_fuzz_frames import wait_until
 
 MIB = 2**20
 
@@ -141,6 +142,20 @@ def test_a_process_grown_large_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> N
     asyncio.run(parse(of_rows(10_000)))
 
     assert children() == []
+
+
+def test_a_process_without_work_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = of_rows(10_000)
+    asyncio.run(parse(text))
+    [process] = children()
+    assert asyncio.run(parse(text)) and children() == [process]
+
+    monkeypatch.setattr(parsers, "KEPT_SECS", 0.0)
+    asyncio.run(parse(text))
+
+    [other] = children()
+    assert other.pid != process.pid
+    wait_until(lambda: other.status() == psutil.STATUS_ZOMBIE, secs=30)
 
 
 def test_a_process_holds_no_secret() -> None:

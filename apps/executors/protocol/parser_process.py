@@ -11,6 +11,7 @@ import dataclasses
 import os
 import pickle
 import resource
+import select
 import signal
 import struct
 import sys
@@ -24,6 +25,8 @@ from apps.executors.protocol.messages import Request
 # What a piece may hold, so that reading one keeps nobody waiting for long.
 ROWS_PER_PIECE = 500
 NICENESS = 5
+# Without a reply for so long, it ends and gives its memory back.
+IDLE_SECS = 10.0
 _LENGTH = struct.Struct(">Q")
 
 # The kinds of a pair: the reply without its longest list; the list's name; some of its
@@ -51,11 +54,11 @@ def _read(stream: IO[bytes], length: int) -> bytes:
 
 
 def main(memory_bytes: int) -> None:
-    """Parse until the input ends, in at most so much memory."""
+    """Parse until the input ends or nothing comes, in at most so much memory."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server's to handle
     os.nice(NICENESS)
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
-    while True:
+    while select.select([sys.stdin.buffer], [], [], IDLE_SECS)[0]:
         try:
             # Only requests are pickled here; what an executor sent is text.
             request = pickle.loads(read_block(sys.stdin.buffer))

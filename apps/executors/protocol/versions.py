@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 _NUMBERS = re.compile(r"v?(\d+)\.(\d+)(?:\.(\d+))?")
 _LANGUAGES = ("python", "typescript", "go", "java")
@@ -51,14 +52,19 @@ class Since:
         return int(major), int(minor), int(patch[0]) if patch else 0
 
     def known_by(self, peer: Peer) -> bool:
-        first = self.of(peer.language)
-        return first is not None and peer.version >= first
+        return _knows(peer, self)
 
     def describe(self, language: str | None) -> str:
         first = self.of(language)
         if first is None:
             return f"no version of the {language} SDK has it"
         return f"it came with {language or 'python'} {first[0]}.{first[1]}"
+
+
+@lru_cache(maxsize=4_096)  # asked for every attribute of every message
+def _knows(peer: Peer, since: Since) -> bool:
+    first = since.of(peer.language)
+    return first is not None and peer.version >= first
 
 
 ALWAYS = Since("0.0/0.0/0.0/0.0")
