@@ -54,6 +54,8 @@ def probe(log: Path, *, ping_secs: float = 10, **settings: float) -> Iterator[Ru
         "max_message_bytes": LIMIT,
         "ping_secs": ping_secs,
         "pong_secs": ping_secs,
+        "head_secs": 30,
+        "body_secs": 60,
         "max_unfinished": 100,
     } | settings
     with (

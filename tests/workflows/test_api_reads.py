@@ -235,7 +235,8 @@ def test_every_filter_of_a_search_is_told_to_the_executor(
     assert (
         api.search(
             workflowIds=["a", "b"],
-            workflowIdPrefix=["w"],
+            # One without letters, which every SDK compares exactly.
+            workflowIdPrefix=["1-"],
             workflowName=["n"],
             status=["PENDING"],
             user=["u"],
@@ -265,7 +266,7 @@ def test_every_filter_of_a_search_is_told_to_the_executor(
 
     assert executor.last("list_workflows")["body"] == {
         "workflow_uuids": ["a", "b"],
-        "workflow_id_prefix": "w",
+        "workflow_id_prefix": "1-",
         "workflow_name": "n",
         "status": "PENDING",
         "authenticated_user": "u",
