@@ -18,6 +18,7 @@ import psycopg
 import pytest
 
 from benchmarks.stack import wait_until
+from tests.chaos.rig import FULL
 from tests.e2e.filters import CASES, COUNT, Case, Row, clones
 from tests.e2e.world import (
     FINAL,
@@ -39,8 +40,9 @@ APPLICATIONS = [
     ("python", "3.2.0", "sqlite"),
     ("python", "3.2.0", "postgresql"),
     ("python", "1.14.0", "sqlite"),
-    ("typescript", "5.2.11", "postgresql"),
 ]
+if FULL:
+    APPLICATIONS.append(("typescript", "5.2.11", "postgresql"))
 
 
 def fill(database: Database, model_id: str, rows: list[Row]) -> list[str]:
