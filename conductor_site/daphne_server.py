@@ -778,7 +778,7 @@ class Server(DaphneServer):  # type: ignore[misc]
         listener: socket.socket,
         max_message_bytes: int,
         message_limit: Callable[[str, int, int], int] | None = None,
-        budget: Budget | None = None,
+        budget: Budget,
         max_body_bytes: int = MAX_BODY_BYTES,
         refusal: Callable[[int, str, str], tuple[str, bytes]] = _refusal,
         too_large: str = "Too large",
@@ -817,9 +817,7 @@ class Server(DaphneServer):  # type: ignore[misc]
         # By a websocket's path, how many messages came over it, and how many that were
         # sent over it are not answered yet.
         self.message_limit = message_limit or (lambda *_: max_message_bytes)
-        self.budget = budget or Budget(
-            size=8 * max_message_bytes, share=0, largest=max_message_bytes
-        )
+        self.budget = budget
         self.max_body_bytes = max_body_bytes
         self.refusal = refusal
         self.too_large = too_large

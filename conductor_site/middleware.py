@@ -137,7 +137,8 @@ async def aanswer(request: HttpRequest) -> HttpResponseBase:
             view = sync_to_async(view)
         response = await view(request, *match.args, **match.kwargs)
         failure = _take_failure(request)
-        if failure and refusals.is_recorded(request, failure):
+        # Most failures are of reads, and need no thread.
+        if failure and refusals.find_operation(request, failure):
             await sync_to_async(refusals.record)(request, failure)
     except Exception as exc:
         response = _explain_api(exc)

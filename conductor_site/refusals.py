@@ -97,15 +97,13 @@ _TARGETS = (
 )
 
 
-def is_recorded(request: HttpRequest, failure: errors.ConductorError) -> bool:
-    """Whether the attempt was to change something, and no service has its entry yet."""
-    is_attempt = request.method not in SAFE_METHODS and not failure.is_audited
-    return is_attempt and _operation(request) is not None
-
-
-def _operation(request: HttpRequest) -> Operation | None:
+def find_operation(
+    request: HttpRequest, failure: errors.ConductorError
+) -> Operation | None:
+    """Return what the attempt was to do; None where it was to change nothing, or a
+    service has recorded it."""
     match = request.resolver_match
-    if match is None:
+    if failure.is_audited or request.method in SAFE_METHODS or match is None:
         return None
     return OPERATIONS.get(match.view_name) or OPERATIONS.get(match.url_name or "")
 
@@ -113,8 +111,8 @@ def _operation(request: HttpRequest) -> Operation | None:
 def record(request: HttpRequest, failure: errors.ConductorError) -> None:
     """Write the entry that no service wrote, if the attempt was to change something in
     an organization of the caller's."""
-    match, operation = request.resolver_match, _operation(request)
-    if not is_recorded(request, failure) or match is None or operation is None:
+    match, operation = request.resolver_match, find_operation(request, failure)
+    if match is None or operation is None:
         return
     try:
         actor = _actor(request, match.kwargs)

@@ -156,8 +156,9 @@ async def aanswer(
     coroutine = _ask_any(application, wanted, targets, request, timeout_s)
     if loops.get() is asyncio.get_running_loop():
         return await coroutine
-    future = asyncio.run_coroutine_threadsafe(coroutine, loops.get())
-    return await asyncio.wrap_future(future)
+    # It has no name here: one that fails holds its error, whose traceback holds this
+    # frame.
+    return await asyncio.wrap_future(loops.start(coroutine))
 
 
 def healthy_targets(
@@ -332,34 +333,15 @@ async def _ask_any(
 ) -> Answer:
     """Share the answer with whoever asks the same at the same time."""
     if not request.read_only:
-        return await _ask_and_parse(application, wanted, targets, request, timeout_s)
+        return await _try_each(application, wanted, targets, request, timeout_s)
     # The same question is one that any of the same executors may answer.
     scope: object = targets[0].connection_id
     if len(targets) > 1:
         scope = frozenset((t.database, t.application_version) for t in targets)
     return await _joined.join(
         (application.pk, scope, request),
-        lambda: _ask_and_parse(application, wanted, targets, request, timeout_s),
+        lambda: _try_each(application, wanted, targets, request, timeout_s),
     )
-
-
-async def _ask_and_parse(
-    application: Application,
-    wanted: _Wanted,
-    targets: list[Target],
-    request: Request,
-    timeout_s: float,
-) -> Answer:
-    text, target, sent = await _try_each(
-        application, wanted, targets, request, timeout_s
-    )
-    reply = await parsers.parse(
-        sent,
-        text,
-        application_id=application.pk,
-        organization_id=application.organization_id,
-    )
-    return Answer(_accept(sent, reply), target)
 
 
 @dataclass(slots=True)
@@ -379,7 +361,7 @@ async def _try_each(
     targets: list[Target],
     request: Request,
     timeout_s: float,
-) -> tuple[str, Target, Request]:
+) -> Answer:
     """Ask until one answers. Whoever is cached may be gone, so where nobody of them
     answered, those who are healthy now are asked too."""
     deadline = time.monotonic() + timeout_s
@@ -388,7 +370,7 @@ async def _try_each(
     for _ in range(MAX_LOOKUPS):
         answer = await _try_sample(application.pk, targets, request, deadline, tries)
         if answer is not None:
-            return answer
+            return await _parse(application, *answer)
         if (tries.is_sent and not may_repeat) or time.monotonic() >= deadline:
             break
         healthy = await _in_database_thread(_healthy, application, wanted)
@@ -473,9 +455,19 @@ def _failed(request: Request, text: str) -> bool:
     return bool(codec.parse_reply(request, text).error_message)
 
 
-def _accept(request: Request, reply: Any) -> Any:
-    """Return the reply, unless it says no. Raises: UnsupportedByExecutor,
-    ExecutorRefused."""
+async def _parse(
+    application: Application, text: str, target: Target, request: Request
+) -> Answer:
+    """Return the answer, unless it says no.
+
+    Raises: ProtocolError, UnsupportedByExecutor, ExecutorRefused, EveryExecutorFailed.
+    """
+    reply = await parsers.parse(
+        request,
+        text,
+        application_id=application.pk,
+        organization_id=application.organization_id,
+    )
     if codec.is_unknown_type(reply):
         raise errors.UnsupportedByExecutor(
             f"This executor's SDK does not know {request.type}. Upgrade it."
@@ -484,4 +476,4 @@ def _accept(request: Request, reply: Any) -> Any:
         raise errors.ExecutorRefused(codec.error_summary(reply.error_message))
     if getattr(reply, "success", True) is False:
         raise errors.ExecutorRefused("The executor refused and gave no reason.")
-    return reply
+    return Answer(reply, target)

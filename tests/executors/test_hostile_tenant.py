@@ -1,8 +1,8 @@
 """A tenant whose executors send nonsense harms no other tenant.
 
 `CHAOS=full` sends 10,000 frames within two minutes, to a server in services mode where
-`scripts/services.py` starts the test; else fewer. What a busy machine
-may miss is printed, and asserted with room only.
+`scripts/services.py` starts the test; else fewer. What a busy machine may miss is
+printed, and asserted with room only.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ def test_an_unreadable_reply_is_not_kept(
     async def asked(*_: object) -> tuple[str, gateway.Target, messages.Request]:
         return sent.pop(), TARGET, request
 
-    monkeypatch.setattr(gateway, "_try_each", asked)
+    monkeypatch.setattr(gateway, "_try_sample", asked)
     monkeypatch.setattr(gateway, "_remembered", lambda *_: [TARGET])
     monkeypatch.setattr(gateway.loops, "get", asyncio.get_running_loop)
 

@@ -53,9 +53,9 @@ class _Count:
     # What was known before, shown while the answer is not there.
     earlier: int | None = None
 
-    @property
-    def value(self) -> int | None:
-        """Raises: what the question raised."""
+    def wait(self) -> int | None:
+        """Return the answer, or what was known before. Raises: what the question
+        raised."""
         try:
             return self.future.result(WAIT_S)
         except (TimeoutError, CancelledError):
@@ -72,7 +72,7 @@ def find_count(application: Application, filters: ListWorkflows) -> int | None:
     question = _question(filters)
     if question is None:
         return None
-    return _begin(application, filters, question).value
+    return _begin(application, filters, question).wait()
 
 
 def clear() -> None:

@@ -90,10 +90,6 @@ def test_no_payload_looks_like_an_id() -> None:
     assert codec.peek_request_id(reply) == "1"
 
 
-def answer(members: str) -> str:
-    return '{"request_id": "1", "output": [' + members + "]}"
-
-
 @pytest.mark.parametrize("depth", [900, 100_000, 3_000_000])
 @pytest.mark.parametrize("member", ["output", "error_message"])
 def test_deep_nesting_is_no_reply(member: str, depth: int) -> None:
