@@ -170,7 +170,7 @@ def test_one_organization_cannot_take_every_turn() -> None:
 
     async def ask() -> tuple[int, int]:
         hostile = [
-            asyncio.ensure_future(parse(long, organization=1)) for _ in range(12)
+            asyncio.ensure_future(parse(long, organization=1)) for _ in range(30)
         ]
         await asyncio.sleep(0)
         reply = await parse(other, organization=2)

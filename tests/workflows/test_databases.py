@@ -10,7 +10,7 @@ from urllib.parse import urljoin
 import pytest
 
 from apps import errors
-from apps.executors import clock, gateway, presence, recovery
+from apps.executors import clock, fingerprint, gateway, presence, recovery
 from apps.executors.models import Executor, Recovery
 from apps.executors.protocol import messages
 from apps.workflows.models import SnapshotSync, WorkflowSnapshot
@@ -66,6 +66,16 @@ def test_another_database_is_no_proof(served: Served) -> None:
     entry = sweep(entry)
 
     assert (entry.state, entry.proved_by) == (State.CONFIRMED, "p2")
+
+
+def test_an_endless_list_of_versions_is_not_read(served: Served) -> None:
+    served.connect("long", versions=("a" * fingerprint.ANSWER_CHARS,))
+    served.connect("short", versions=("a",))
+
+    databases = dict(Executor.objects.values_list("executor_id", "database_id"))
+
+    assert databases["long"] is None
+    assert databases["short"] is not None
 
 
 def test_another_database_is_no_proof_of_a_version_that_nobody_runs(
